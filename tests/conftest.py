@@ -1,0 +1,50 @@
+"""Fixtures that every test file shares: real data where it exists, one thread, no network."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("MPLBACKEND", "agg")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny models are many times slower on two threads than on one."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real recordings, named by ECGLIB_TEST_DATA."""
+    folder = Path(os.environ.get("ECGLIB_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "ptb-xl" / "unpack.py").exists():
+        pytest.skip(f"no real recordings at {folder}: set ECGLIB_TEST_DATA to the folder that holds ptb-xl/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ptbxl_table(shared_data: Path) -> pd.DataFrame:
+    """PTB-XL's whole table, 21,837 rows, as `datasets.read_ptbxl_table` reads it."""
+    from ecglib.datasets import read_ptbxl_table
+
+    folder = shared_data / "ptb-xl"
+    return read_ptbxl_table(folder, table=folder / "ptbxl_database.csv.xz")
+
+
+@pytest.fixture(scope="session")
+def ptbxl_subset(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 1,200-record subset of PTB-XL at 100 Hz, unpacked into PhysioNet's layout."""
+    folder = tmp_path_factory.getbasetemp().parent / "ptbxl-1200"
+    packed = shared_data / "ptb-xl"
+    if not (folder / "scp_statements.csv").exists():
+        unpack = [sys.executable, packed / "unpack.py", folder, "--ids-file", packed / "ids_subset_1200.txt"]
+        subprocess.run(unpack, check=True, capture_output=True)
+    return folder
