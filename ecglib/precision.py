@@ -14,7 +14,8 @@ CHOICES = ("auto", "bf16-mixed", "32-true")
 def resolve_precision(name: str) -> Precision:
     """Turn "auto" into "bf16-mixed" or "32-true" for this machine; pass these two on as they are.
 
-    auto is bfloat16 on a CUDA device that has it, or on a processor with AMX tiles or AVX512-BF16 dot products.
+    auto is bfloat16 on a CUDA device that has it and on a processor with AMX tiles or AVX512-BF16 dot
+    products.
     Raises EcglibError for any other name.
     """
     if name not in CHOICES:
@@ -29,7 +30,7 @@ def resolve_precision(name: str) -> Precision:
 def _processor_has_bf16() -> bool:
     # Private names of torch: where a version lacks one, the answer is no and training is only slower.
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, check, bool)() for check in checks)
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
