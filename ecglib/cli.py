@@ -1,0 +1,56 @@
+"""The command line: `ecglib run PROFILE` makes a profile's book."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+
+
+@app.callback()
+def study() -> None:
+    """HeartBEiT on ECG images: from records to a book, every stage runnable."""
+
+
+@app.command()
+def run(
+    profile: Annotated[
+        str, typer.Argument(help="smoke, quick, ptbxl-tiny, paper, or the path of a .yaml file")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="folder of PTB-XL, for profiles that read real ECGs")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="NOTEBOOK.NAME=VALUE, such as 05_finetuning.steps=20")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="where the pages go [default: runs/PROFILE/html]")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="list each step, its size and hours; run nothing")
+    ] = False,
+) -> None:
+    """Make all that a profile's book needs and has not yet, then build the book.
+
+    What exists already is reused; after a crash or a kill the same command goes on where it was.
+    """
+    from ecglib.run import dry_run as show_plan  # torch is not needed to print --help
+    from ecglib.run import run_profile
+
+    if dry_run:
+        show_plan(profile, data, set_ or [])
+    else:
+        run_profile(profile, data, set_ or [], html)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 2."""
+    from ecglib.errors import EcglibError
+
+    try:
+        app()
+    except EcglibError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)

@@ -1,0 +1,212 @@
+"""Pages of the book: the box that says what made them, the checks that refuse bad ones, the build."""
+
+import html
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ecglib.errors import EcglibError
+from ecglib.profiles import NOTEBOOKS, ROOT
+from ecglib.provenance import atomic_path
+from ecglib.study import Study
+
+RECORD = "ecglib"  # where a page's record lies in the metadata of its last output
+
+
+def show_record(study: Study) -> None:
+    """Display the box of provenance; the last cell of every notebook calls this."""
+    from IPython.display import HTML, display
+
+    record = study.record()
+    display(HTML(_box(record)), metadata={RECORD: record})
+
+
+def _box(record: dict[str, Any]) -> str:
+    machine = record["machine"]
+    made = [entry for entry in record["made"] if not entry["reused"]]
+    facts = {
+        "Data": f"{record['source']}, content hash {record['data_hash']}",
+        "Profile": record["profile"] + (f", outcome {record['outcome']}" if record["outcome"] else ""),
+        "Commit": record["commit"],
+        "Wall time": f"{record['wall_seconds']:.0f} s: {len(made)} results computed, "
+        f"{len(record['made']) - len(made)} reused",
+        "Machine": ", ".join(
+            [
+                machine["processor"],
+                f"{machine['cores']} cores",
+                machine["device"],
+                f"torch {machine['torch']}",
+            ]
+        ),
+    }
+    rows = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in facts.items())
+    return (
+        '<details class="provenance"><summary>How this page was made</summary>'
+        f"<table>{rows}</table>{_parameter_table(record['parameters'])}"
+        f"<p>To make it again:</p><pre>{_text(record['command'])}</pre></details>"
+    )
+
+
+def _parameter_table(parameters: Iterable[dict[str, Any]]) -> str:
+    rows = "".join(
+        f'<tr class="{p["set_by"]}"><td><code>{_text(p["name"])}</code></td><td>{_text(p["value"])}</td>'
+        f"<td>{_text(p['set_by'])}</td><td>{_text(p['meaning'])}</td></tr>"
+        for p in parameters
+    )
+    head = "<tr><th>Parameter</th><th>Value</th><th>Set by</th><th>Meaning</th></tr>"
+    return f"<table>{head}{rows}</table>" if rows else ""
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def check_executed(path: Path, key: str | None = None) -> dict[str, Any]:
+    """Refuse an executed notebook that failed, is unfinished, stale or unknown in its parameters.
+
+    Args: `key` is the page key that a fresh page would have, None where that is not known.
+    Returns its record. Raises EcglibError, one line.
+    """
+    if not path.exists():
+        raise EcglibError(f"{path.name}: this page's notebook was not executed; run `ecglib run` again")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    for cell in code:
+        for output in cell["outputs"]:
+            if output["output_type"] == "error":
+                raise EcglibError(f"{path.name}: its notebook failed: {output['ename']}: {output['evalue']}")
+    if any(cell["execution_count"] is None and "".join(cell["source"]).strip() for cell in code):
+        raise EcglibError(f"{path.name}: a cell was not executed; run `ecglib run` again")
+    record = _find_record(code)
+    if record is None:
+        raise EcglibError(
+            f"{path.name}: no record of what made it; its last cell must call show_record(study)"
+        )
+    given = set(content["metadata"].get("papermill", {}).get("parameters", {}))
+    if unknown := given - _declared_parameters(code):
+        raise EcglibError(f"{path.name}: unknown parameter {min(unknown)!r}; see papermill --help-notebook")
+    if key is not None and record["key"] != key:
+        raise EcglibError(f"{path.name}: stale, settings, data or code have changed; run `ecglib run` again")
+    return record
+
+
+def _find_record(code_cells: list[dict[str, Any]]) -> dict[str, Any] | None:
+    found = [
+        o["metadata"][RECORD] for c in code_cells for o in c["outputs"] if RECORD in o.get("metadata", {})
+    ]
+    return found[-1] if found else None
+
+
+def _declared_parameters(code_cells: list[dict[str, Any]]) -> set[str]:
+    cells = [cell for cell in code_cells if "parameters" in cell["metadata"].get("tags", [])]
+    lines = [line for cell in cells for line in "".join(cell["source"]).splitlines()]
+    return {line.split(":")[0].split("=")[0].strip() for line in lines if "=" in line}
+
+
+def assemble(plan: dict[str, Any], destination: Path) -> None:
+    """Lay out a book's source: prose, configuration and the executed notebooks, each checked."""
+    shutil.rmtree(destination, ignore_errors=True)
+    shutil.copytree(
+        ROOT / "book", destination / "book", ignore=shutil.ignore_patterns("executed", "__pycache__")
+    )
+    shutil.copytree(ROOT / "docs", destination / "docs")
+    shutil.copy(ROOT / "_config.yml", destination)
+    executed = destination / "book" / "executed"
+    executed.mkdir()
+    records = {}
+    for page, entry in plan["pages"].items():
+        records[page] = check_executed(Path(entry["executed"]), entry["key"])
+        _lift_box(Path(entry["executed"]), executed / f"{page}.ipynb")
+    keys = {page: entry["key"] for page, entry in plan["pages"].items()}
+    (executed / "keys.json").write_text(json.dumps(keys), encoding="utf-8")
+    (destination / "book" / "this_run.md").write_text(_this_run(plan, records), encoding="utf-8")
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    (destination / "_toc.yml").write_text(yaml.safe_dump(fit_toc(toc, plan["pages"]), sort_keys=False))
+
+
+def _lift_box(source: Path, target: Path) -> None:
+    """Copy an executed notebook with its box of provenance right under the title."""
+    content = json.loads(source.read_text(encoding="utf-8"))
+    cells = content["cells"]
+    box = next(
+        c for c in reversed(cells) if any(RECORD in o.get("metadata", {}) for o in c.get("outputs", []))
+    )
+    cells.remove(box)
+    cells.insert(1, box)
+    content["metadata"].pop("papermill", None)  # it holds paths of this machine
+    target.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _this_run(plan: dict[str, Any], records: dict[str, dict[str, Any]]) -> str:
+    first = next(iter(records.values()))
+    seconds = sum(record["wall_seconds"] for record in records.values())
+    return (
+        f"**This edition** was made by profile `{plan['profile']}` ({plan['description']}) from: "
+        f"**{first['source']}**, at commit `{first['commit']}`, "
+        f"on {first['machine']['processor']} with {first['machine']['cores']} cores "
+        f"({first['machine']['device']}); its notebooks took {seconds / 60:.1f} minutes.\n"
+    )
+
+
+def fit_toc(toc: Any, pages: Iterable[str]) -> Any:
+    """The table of contents with the pages of this profile's outcomes in the place of the listed ones."""
+    if isinstance(toc, dict):
+        return {name: fit_toc(value, pages) for name, value in toc.items()}
+    if not isinstance(toc, list):
+        return toc
+    entries: list[Any] = []
+    for entry in toc:
+        name = Path(entry.get("file", "")).name
+        notebook = next((n for n, e in NOTEBOOKS.items() if e.per_outcome and name.startswith(n)), None)
+        if notebook is None:
+            entries.append(fit_toc(entry, pages))
+        else:
+            fitting = [{"file": f"book/executed/{page}"} for page in pages if page.startswith(notebook)]
+            entries += [e for e in fitting if e not in entries]
+    return entries
+
+
+def build(plan: dict[str, Any], source: Path, html_folder: Path) -> None:
+    """Assemble a book and build it with Jupyter Book; warnings are errors."""
+    assemble(plan, source)
+    command = [
+        Path(sys.executable).with_name("jupyter-book"),
+        "build",
+        source,
+        "-W",
+        "-n",
+        "--keep-going",
+        "--all",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    index = source / "_build" / "html" / "index.html"
+    if done.returncode or not index.exists():
+        lines = [
+            line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "rror" in line
+        ]
+        raise EcglibError(
+            f"the book did not build: {lines[0] if lines else 'no page'}; its pages or prose need mending"
+        )
+    shutil.rmtree(html_folder, ignore_errors=True)
+    shutil.copytree(source / "_build" / "html", html_folder)
+
+
+def main(plan_path: Path) -> None:
+    """Build the book of a plan; the last rule of the Snakefile calls this."""
+    plan = json.loads(plan_path.read_text(encoding="utf-8"))
+    build(plan, plan_path.parent / "book", Path(plan["html"]))
+    with atomic_path(plan_path.parent / "book_built") as path:
+        path.write_text(plan["book_key"], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except EcglibError as error:
+        sys.exit(f"error: {error}")

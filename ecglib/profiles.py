@@ -1,0 +1,200 @@
+"""Profiles: the settings of every notebook, read from one YAML file and checked before anything runs."""
+
+import difflib
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from ecglib.datasets import CohortSettings
+from ecglib.domain_shift import ShiftSettings
+from ecglib.errors import EcglibError
+from ecglib.filtering import FilterSettings
+from ecglib.finetune import FinetuneSettings
+from ecglib.grid import GridSettings
+from ecglib.image import ImageSettings
+from ecglib.metrics import ScoreSettings
+from ecglib.pretrain import PretrainSettings
+from ecglib.probe import ProbeSettings
+from ecglib.saliency import SaliencySettings
+from ecglib.tokenizer import TokenizerSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+PROFILES = ROOT / "notebooks" / "profiles"
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """A notebook of the study: the settings that it owns, and the notebooks whose results it reads."""
+
+    settings: tuple[type, ...] = ()
+    reads: tuple[str, ...] = ()
+    per_outcome: bool = False  # executed once for each outcome
+
+    def fields(self) -> dict[str, type]:
+        """Map each setting's name to the dataclass that holds it."""
+        return {field.name: owner for owner in self.settings for field in fields(owner)}
+
+
+NOTEBOOKS = {
+    "01_cohorts": Notebook((CohortSettings,)),
+    "02_preprocessing": Notebook((FilterSettings, ImageSettings), reads=("01_cohorts",)),
+    "03_tokens": Notebook((TokenizerSettings,), reads=("02_preprocessing",)),
+    "04_pretraining": Notebook((PretrainSettings,), reads=("03_tokens",)),
+    "05_finetuning": Notebook(
+        (GridSettings, FinetuneSettings, ProbeSettings, ScoreSettings),
+        reads=("04_pretraining",),
+        per_outcome=True,
+    ),
+    "06_results": Notebook(reads=("05_finetuning",)),
+    "07_domain_shift": Notebook((ShiftSettings,), reads=("02_preprocessing",)),
+    "08_saliency": Notebook((SaliencySettings,), reads=("05_finetuning",)),
+}
+
+
+def ancestors(notebook: str) -> set[str]:
+    """All notebooks on which `notebook` depends, itself included."""
+    return {notebook}.union(*(ancestors(name) for name in NOTEBOOKS[notebook].reads))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named set of settings for the whole study; `overrides` are those that differ from the file's."""
+
+    name: str
+    reference: str  # what opens it again: its name, or the path of a reader's own file
+    description: str
+    outcomes: tuple[str, ...]
+    values: Mapping[str, Mapping[str, Any]]
+    overrides: Mapping[str, Mapping[str, Any]]
+
+    def settings(self, kind: type[S]) -> S:
+        """The settings of one stage as its dataclass."""
+        notebook = next(name for name, entry in NOTEBOOKS.items() if kind in entry.settings)
+        names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+        return kind(**{name: value for name, value in self.values[notebook].items() if name in names})
+
+    def all_settings(self, notebooks: Iterable[str]) -> dict[str, Any]:
+        """Every setting of some notebooks, defaults included, as plain values."""
+        return {
+            name: {owner.__name__: self.settings(owner) for owner in NOTEBOOKS[name].settings}
+            for name in sorted(notebooks)
+        }
+
+    def overrides_for(self, notebook: str) -> str:
+        """The overrides that matter to a notebook, in the words of `--set`."""
+        return format_overrides({name: self.overrides.get(name, {}) for name in sorted(ancestors(notebook))})
+
+
+def load_profile(name: str, overrides: str | Iterable[str] = ()) -> Profile:
+    """Read a profile by name (a file in notebooks/profiles) or path, with overrides `notebook.setting=value`.
+
+    Raises EcglibError for an unknown profile, notebook, setting or value.
+    """
+    own_file = name.endswith((".yaml", ".yml"))
+    name = str(Path(name).resolve()) if own_file else name
+    path = Path(name) if own_file else PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PROFILES.glob("*.yaml")))
+        raise EcglibError(
+            f"profile {name!r}: no such profile; take one of {known}, or the path of a .yaml file"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise EcglibError(f"{path.name}: not a YAML file ({str(error).splitlines()[0]}); mend it") from error
+    if not isinstance(content, dict) or not {"description", "outcomes"} <= content.keys():
+        raise EcglibError(f"{path.name}: a profile needs the keys 'description' and 'outcomes'; add them")
+    description, outcomes = str(content.pop("description")), tuple(content.pop("outcomes"))
+    changed = parse_overrides(overrides)
+    values: dict[str, dict[str, Any]] = {notebook: {} for notebook in NOTEBOOKS}
+    for source in (content, changed):
+        for notebook, settings in source.items():
+            _require_known(notebook, NOTEBOOKS, "notebook")
+            for setting, value in (settings or {}).items():
+                values[notebook][setting] = _cast(notebook, setting, value)
+    profile = Profile(path.stem, name, description, outcomes, values, changed)
+    profile.all_settings(NOTEBOOKS)  # each dataclass checks its values
+    return profile
+
+
+def parse_overrides(overrides: str | Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Read `05_finetuning.steps=20` (several in one string are parted by spaces) into nested settings."""
+    changed: dict[str, dict[str, Any]] = {}
+    for word in overrides.split() if isinstance(overrides, str) else overrides:
+        match = re.fullmatch(r"(\w+)\.(\w+)=(\S+)", word)
+        if not match:
+            raise EcglibError(
+                f"{word!r}: a setting reads NOTEBOOK.NAME=VALUE, such as 05_finetuning.steps=20"
+            )
+        notebook, setting, value = match.groups()
+        _require_known(notebook, NOTEBOOKS, "notebook")
+        changed.setdefault(notebook, {})[setting] = yaml.safe_load(value)
+    return changed
+
+
+def format_overrides(overrides: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write nested settings as `parse_overrides` reads them."""
+
+    def text(value: Any) -> str:
+        return f"[{','.join(map(text, value))}]" if isinstance(value, list | tuple) else str(value)
+
+    return " ".join(
+        f"{notebook}.{setting}={text(value)}"
+        for notebook, settings in overrides.items()
+        for setting, value in settings.items()
+    )
+
+
+def meanings(notebook: str) -> dict[str, str]:
+    """What each setting of a notebook means: the comment behind its field."""
+    return {
+        match[1]: match[2]
+        for owner in NOTEBOOKS[notebook].settings
+        for match in re.finditer(r"^    (\w+): [^#\n]*#\s*(.+)$", inspect.getsource(owner), re.MULTILINE)
+    }
+
+
+def _require_known(name: str, known: Iterable[str], kind: str) -> None:
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(known)}"
+        raise EcglibError(f"{name!r}: no such {kind}; {hint}")
+
+
+def _cast(notebook: str, setting: str, value: Any) -> Any:
+    owners = NOTEBOOKS[notebook].fields()
+    _require_known(setting, owners, f"setting of {notebook}")
+    wanted = typing.get_type_hints(owners[setting])[setting]
+    if typing.get_origin(wanted) is tuple:
+        element = typing.get_args(wanted)[0]
+        return tuple(
+            _scalar(notebook, setting, v, element)
+            for v in (value if isinstance(value, list | tuple) else [value])
+        )
+    return _scalar(notebook, setting, value, wanted)
+
+
+def _scalar(notebook: str, setting: str, value: Any, wanted: Any) -> Any:
+    allowed = (
+        typing.get_args(wanted) if typing.get_origin(wanted) in (typing.Union, types.UnionType) else (wanted,)
+    )
+    if typing.get_origin(wanted) is typing.Literal:
+        allowed = (str,)
+    if float in allowed and isinstance(value, int | str) and not isinstance(value, bool):
+        try:  # YAML reads 1e-3 as text
+            return float(value)
+        except ValueError:
+            pass
+    if type(value) in allowed:
+        return value
+    names = " or ".join(kind.__name__ for kind in allowed)
+    raise EcglibError(f"{notebook}.{setting}={value}: the setting is {names}; give a value of that kind")

@@ -1,0 +1,249 @@
+"""Running a profile: the plan, Snakemake under a lock, progress in the terminal, what was reused."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import psutil
+
+from ecglib.datasets import CohortSettings, open_cohort
+from ecglib.errors import EcglibError
+from ecglib.estimates import estimate_steps
+from ecglib.profiles import NOTEBOOKS, ROOT, Profile, load_profile
+from ecglib.provenance import atomic_path, digest, file_sha256
+from ecglib.study import page_key, pages, runs_folder
+
+BOOK_FILES = ("book/**/*", "docs/**/*", "_config.yml", "_toc.yml")
+
+
+def make_plan(profile: Profile, data: Path | None, html: Path | None = None) -> dict[str, Any]:
+    """All that the Snakefile needs: each page's source, key, arguments and the pages that it reads."""
+    folder = runs_folder(profile)
+    fingerprint = open_cohort(profile.settings(CohortSettings), data).fingerprint
+    book = {str(p.relative_to(ROOT)): file_sha256(p) for glob in BOOK_FILES for p in _tracked(glob)}
+    entries = {
+        page: {
+            "notebook": notebook,
+            "source": str(ROOT / "notebooks" / f"{notebook}.ipynb"),
+            "executed": str(folder / "executed" / f"{page}.ipynb"),
+            "key": page_key(profile, notebook, outcome, fingerprint),
+            "arguments": _arguments(profile, notebook, outcome),
+            "reads": [
+                page for page, (name, _) in pages(profile).items() if name in NOTEBOOKS[notebook].reads
+            ],
+        }
+        for page, (notebook, outcome) in pages(profile).items()
+    }
+    return {
+        "profile": profile.name,
+        "description": profile.description,
+        "folder": str(folder),
+        "python": sys.executable,
+        "html": str(html.resolve() if html else folder / "html"),
+        "pages": entries,
+        "book_key": digest([book, {page: entry["key"] for page, entry in entries.items()}]),
+    }
+
+
+def _tracked(glob: str) -> Iterator[Path]:
+    made = {"executed", "__pycache__", "figures"}
+    return (path for path in sorted(ROOT.glob(glob)) if path.is_file() and not made & set(path.parts))
+
+
+def _arguments(profile: Profile, notebook: str, outcome: str | None) -> list[str]:
+    overrides = profile.overrides_for(notebook)
+    return [
+        *("-r", "profile", profile.reference),
+        *(("-r", "outcome", outcome) if outcome else ()),
+        *(("-r", "overrides", overrides) if overrides else ()),
+    ]
+
+
+def run_profile(name: str, data: Path | None, overrides: Sequence[str], html: Path | None) -> None:
+    """Make a profile's book; raises EcglibError with the first failed page's own message."""
+    profile, started = load_profile(name, overrides), time.time()
+    folder = runs_folder(profile)
+    plan = make_plan(profile, data, html)
+    with _alone(folder) as lock:
+        _write_plan(plan, folder)
+        environment = os.environ | {"ECGLIB_PROGRESS": str(folder / "progress")}
+        if data:
+            environment["ECGLIB_DATA"] = str(data.resolve())
+        code = _follow(_start_snakemake(folder, environment, lock), folder)
+        if code:
+            raise EcglibError(_why(plan, folder))
+    _summarise(plan, folder, started)
+
+
+def _write_plan(plan: dict[str, Any], folder: Path) -> None:
+    with atomic_path(folder / "plan.json") as path:
+        path.write_text(json.dumps(plan, indent=1), encoding="utf-8")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[TextIO]:
+    """Hold the folder's lock; what a killed run left at work is ended first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EcglibError(
+                f"runs/{folder.name}: another `ecglib run` is at work there; wait for it"
+            ) from None
+        lock.seek(0)
+        _end_leftovers(lock.read())
+        yield lock
+        lock.truncate(0)
+
+
+def _end_leftovers(text: str) -> None:
+    """End the Snakemake process, and its children, of a run that was killed."""
+    if not text.strip():
+        return
+    pid, created = json.loads(text)
+    try:
+        process = psutil.Process(pid)
+        if process.create_time() != created:  # the number now belongs to another process
+            return
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        member.kill()
+    psutil.wait_procs(family, timeout=10)
+
+
+def _start_snakemake(folder: Path, environment: dict[str, str], lock: TextIO) -> subprocess.Popen:
+    snakemake = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--directory",
+        str(folder),
+    ]
+    config = ["--config", f"plan={folder / 'plan.json'}"]
+    # Snakemake keeps its own lock over a kill -9; ours says that nobody is at work.
+    subprocess.run([*snakemake, "--unlock", *config], capture_output=True, env=environment, check=False)
+    command = [
+        *snakemake,
+        "--cores",
+        "all",
+        "--resources",
+        "gpu=1",
+        "--rerun-incomplete",
+        "--nocolor",
+        *config,
+    ]
+    with open(folder / "snakemake.log", "w", encoding="utf-8") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    lock.seek(0)
+    lock.truncate(0)
+    lock.write(json.dumps([process.pid, psutil.Process(process.pid).create_time()]))
+    lock.flush()
+    return process
+
+
+def _follow(process: subprocess.Popen, folder: Path) -> int:
+    """Show what the notebooks report until Snakemake ends; returns its exit code."""
+    ledger, progress = folder / "ledger.jsonl", folder / "progress"
+    progress.write_text("", encoding="utf-8")
+    seen = ledger.stat().st_size if ledger.exists() else 0
+    shown = 0.0
+    try:
+        while True:
+            ended = process.poll() is not None
+            for entry in _entries(ledger, seen):
+                _say(_sentence(entry))
+            seen = ledger.stat().st_size if ledger.exists() else 0
+            bar = (
+                progress.read_text(encoding="utf-8", errors="replace")
+                .replace("\r", "\n")
+                .split("\n")[-1]
+                .strip()
+            )
+            # A log file gets a line now and then, a terminal one line that moves.
+            if bar and (sys.stderr.isatty() or time.time() - shown > 20):
+                _say(bar, passing=sys.stderr.isatty())
+                shown = time.time()
+            if ended:
+                return process.returncode
+            time.sleep(0.3)
+    except KeyboardInterrupt:
+        os.killpg(process.pid, 15)
+        raise EcglibError("stopped by the keyboard; the same command goes on from here") from None
+
+
+def _entries(ledger: Path, start: int) -> list[dict[str, Any]]:
+    if not ledger.exists():
+        return []
+    with open(ledger, encoding="utf-8") as stream:
+        stream.seek(start)
+        return [json.loads(line) for line in stream.read().splitlines() if line.endswith("}")]
+
+
+def _sentence(entry: dict[str, Any]) -> str:
+    if entry["event"] == "made":
+        return f"    {entry['name']}: made in {entry['seconds']:.0f} s"
+    if entry["event"] == "closed":
+        return f"    {entry['page']}: done in {entry['seconds']:.0f} s"
+    return entry["page"] if entry["event"] == "opened" else ""
+
+
+def _say(line: str, passing: bool = False) -> None:
+    if line:
+        clear = "\r\033[K" if sys.stderr.isatty() else ""
+        sys.stderr.write(f"{clear}{line[:110]}" + ("" if passing else "\n"))
+        sys.stderr.flush()
+
+
+def _why(plan: dict[str, Any], folder: Path) -> str:
+    """The message of the page that failed, in one line."""
+    for page in plan["pages"]:
+        failed = folder / "logs" / f"{page}.ipynb"
+        if failed.exists():
+            for cell in json.loads(failed.read_text(encoding="utf-8"))["cells"]:
+                for output in cell.get("outputs", []):
+                    if output["output_type"] == "error":
+                        name = "" if output["ename"] == "EcglibError" else f" {output['ename']}:"
+                        return f"{page}:{name} {output['evalue']}".replace("\n", " ")
+    lines = (folder / "snakemake.log").read_text(encoding="utf-8").splitlines()
+    own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return own[-1] if own else f"Snakemake stopped; runs/{folder.name}/snakemake.log says why"
+
+
+def _summarise(plan: dict[str, Any], folder: Path, started: float) -> None:
+    """Say which pages and results were made in this run and which were there before."""
+    ledger = folder / "ledger.jsonl"
+    entries = [entry for entry in _entries(ledger, 0) if entry["time"] >= started] if ledger.exists() else []
+    pages_made = [entry["page"] for entry in entries if entry["event"] == "closed"]
+    made = {entry["key"]: entry for entry in entries if entry["event"] == "made"}
+    reused = {entry["key"] for entry in entries if entry["event"] == "reused"} - made.keys()
+    unchanged = [page for page in plan["pages"] if page not in pages_made]
+    kinds = sorted({entry["kind"] for entry in made.values()})
+    counts = ", ".join(f"{sum(e['kind'] == kind for e in made.values())} {kind}" for kind in kinds)
+    _say(f"pages made:      {', '.join(pages_made) or 'none'}")
+    _say(f"pages unchanged: {', '.join(unchanged) or 'none'}")
+    _say(f"results made:    {counts or 'none'}; reused: {len(reused)}")
+    _say(f"book:            {plan['html']}/index.html ({time.time() - started:.0f} s)")
+
+
+def dry_run(name: str, data: Path | None, overrides: Sequence[str]) -> None:
+    """Print each step, its size and estimated hours here, and write the plan for Snakemake."""
+    profile = load_profile(name, overrides)
+    steps = estimate_steps(profile, data)
+    if data or profile.settings(CohortSettings).source == "embedded":
+        folder = runs_folder(profile)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_plan(make_plan(profile, data), folder)
+    print(steps.to_string(index=False))
+    print(f"together about {steps['hours'].sum():,.1f} hours on this machine")

@@ -1,0 +1,397 @@
+"""The study: every stage made once, stored under a hash of what made it, and read by the notebooks.
+
+A stage or grid cell lies in `runs/<profile>/<kind>/<key>`; its key hashes the settings, the code, the data
+and the stages before it, so asking for what exists costs nothing and nothing stale is ever read.
+ECGLIB_RUNS moves `runs/` elsewhere; ECGLIB_DATA names the folder of a profile that reads real records.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecglib.classifiers import Classifier, make_classifier
+from ecglib.datasets import Cohort, CohortSettings, open_cohort
+from ecglib.errors import EcglibError
+from ecglib.filtering import FilterSettings
+from ecglib.finetune import FinetuneSettings, finetune
+from ecglib.grid import Cell, GridSettings
+from ecglib.image import ImageSettings
+from ecglib.metrics import ScoreSettings, score_cell
+from ecglib.pretrain import PretrainSettings, pretrain
+from ecglib.probe import ProbeSettings, cache_features, fit_head
+from ecglib.profiles import NOTEBOOKS, ROOT, Profile, ancestors, load_profile, meanings
+from ecglib.progress import track
+from ecglib.provenance import atomic_path, code_hash, commit, digest, machine
+from ecglib.shards import ImageStore, read_tokens, write_images, write_tokens
+from ecglib.splits import assign, label_fraction_rows
+from ecglib.tokenizer import Tokenizer, TokenizerSettings, assess, require_alive, train_tokenizer
+
+PROTOCOLS = ("honest", "paper")
+# Never the test rows: what the tokenizer and the encoder see and are judged on.
+PRETRAINING_SPLIT = "official"
+
+
+def runs_folder(profile: Profile) -> Path:
+    """Where a profile's results lie."""
+    return Path(os.environ.get("ECGLIB_RUNS", ROOT / "runs")).resolve() / profile.name
+
+
+class Study:
+    """One profile on one source of data, as a notebook sees it; every stage is made when first asked for."""
+
+    def __init__(
+        self, profile: Profile, notebook: str, outcome: str | None = None, data_dir: Path | None = None
+    ):
+        self.profile, self.notebook, self.outcome = profile, notebook, outcome
+        self.folder = runs_folder(profile)
+        self.data_dir = data_dir
+        self.started = time.time()
+        self.made: list[dict[str, Any]] = []
+        self._log({"event": "opened"})
+
+    @classmethod
+    def open(
+        cls, profile: str, notebook: str, *, outcome: str | None = None, overrides: str = "", **settings: Any
+    ) -> "Study":
+        """Open a study from a notebook's parameters; settings that are None keep the profile's value."""
+        own = [f"{notebook}.{name}={_word(value)}" for name, value in settings.items() if value is not None]
+        loaded = load_profile(profile, [*overrides.split(), *own])
+        if outcome is not None and outcome not in loaded.outcomes:
+            known = ", ".join(loaded.outcomes)
+            raise EcglibError(f"outcome {outcome!r}: profile {loaded.name} has {known}; take one of these")
+        folder = os.environ.get("ECGLIB_DATA")
+        return cls(loaded, notebook, outcome, Path(folder) if folder else None)
+
+    # --- the stages, in the order in which an ECG goes through them ---
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """The source of ECGs and its manifest."""
+        cohort = open_cohort(self.profile.settings(CohortSettings), self.data_dir)
+        if missing := set(self.profile.outcomes) - set(cohort.outcomes):
+            known = ", ".join(cohort.outcomes)
+            raise EcglibError(f"outcome {min(missing)!r}: {cohort.name} has {known}; mend the profile")
+        return cohort
+
+    @cached_property
+    def images(self) -> ImageStore:
+        """Every ECG as an image."""
+        filters, image = self.profile.settings(FilterSettings), self.profile.settings(ImageSettings)
+        # Labels are not drawn: another definition of STEMI needs no other image.
+        source = asdict(self.profile.settings(CohortSettings)) | {"stemi_definition": None}
+        made_by = {"source": source, "data": self.cohort.fingerprint, "filter": filters, "image": image}
+
+        def make(folder: Path) -> None:
+            write_images(self.cohort, None, filters, image, folder)
+
+        return ImageStore.open(self._stage("images", made_by, ("ecglib.shards", "ecglib.datasets"), make))
+
+    @cached_property
+    def pretraining_rows(self) -> np.ndarray:
+        """Rows that tokenizer and encoder learn from: the training part of the official split."""
+        return np.flatnonzero(self.parts(PRETRAINING_SPLIT) == "train")
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The dVAE, trained on the training part."""
+        settings = self.profile.settings(TokenizerSettings)
+        made_by = {"images": self.images.data_hash, "settings": settings}
+
+        def make(folder: Path) -> None:
+            train_tokenizer(self.images, self.pretraining_rows, settings, folder)
+
+        self._tokenizer_folder = self._stage("tokenizer", made_by, ("ecglib.tokenizer",), make)
+        return Tokenizer.load(self._tokenizer_folder)
+
+    @cached_property
+    def tokenizer_history(self) -> pd.DataFrame:
+        """The course of the tokenizer's training."""
+        _ = self.tokenizer
+        return pd.read_parquet(self._tokenizer_folder / "history.parquet")
+
+    @cached_property
+    def held_out_rows(self) -> np.ndarray:
+        """Rows on which the tokenizer is judged: the validation part, at most 512 of them."""
+        return np.flatnonzero(self.parts(PRETRAINING_SPLIT) == "validation")[:512]
+
+    @cached_property
+    def token_report(self) -> dict[str, float]:
+        """How alive the tokenizer is on held-out images."""
+        return assess(self.tokenizer, self.images.pixels(self.held_out_rows))
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """Token ids of every image (n, 196); refused where the tokenizer is dead."""
+        tokenizer = self.tokenizer
+        require_alive(self.token_report)
+        made_by = {"tokenizer": self._tokenizer_folder.name, "images": self.images.data_hash}
+
+        def make(folder: Path) -> None:
+            chunks = np.array_split(np.arange(len(self.images)), max(1, len(self.images) // 256))
+            ids = [
+                tokenizer.encode(self.images.pixels(rows)) for rows in track(chunks, "tokens", unit="chunk")
+            ]
+            write_tokens(folder / "tokens.npy", np.concatenate(ids), self.images.data_hash)
+
+        return read_tokens(self._stage("tokens", made_by, ("ecglib.tokenizer",), make) / "tokens.npy")
+
+    @cached_property
+    def encoder_folder(self) -> Path:
+        """Folder of the pretrained encoder: `encoder.safetensors` and `history.parquet`."""
+        settings = self.profile.settings(PretrainSettings)
+        tokens, vocab_size = self.tokens, self.tokenizer.vocab_size
+        made_by = {
+            "tokenizer": self._tokenizer_folder.name,
+            "images": self.images.data_hash,
+            "settings": settings,
+        }
+
+        def make(folder: Path) -> None:
+            pretrain(self.images, tokens, self.pretraining_rows, vocab_size, settings, folder)
+
+        return self._stage("encoder", made_by, ("ecglib.pretrain",), make)
+
+    @cached_property
+    def pretraining_history(self) -> pd.DataFrame:
+        """Loss, accuracy and learning rate over the steps of pretraining."""
+        return pd.read_parquet(self.encoder_folder / "history.parquet")
+
+    # --- the experiment ---
+
+    def parts(self, split: str) -> pd.Series:
+        """The part (train, validation, test, external) of each row."""
+        return assign(self.cohort.manifest, split)
+
+    def rows(self, cell: Cell) -> dict[str, np.ndarray] | None:
+        """Row positions by part, with the cell's fraction for training; None where it is not estimable."""
+        part = self.parts(cell.split)
+        train = label_fraction_rows(self.cohort.manifest, part, cell.outcome, cell.fraction, cell.draw)
+        if train is None:
+            return None
+        scored = {name: np.flatnonzero(part == name) for name in ("validation", "test", "external")}
+        return {"train": train, **{name: rows for name, rows in scored.items() if len(rows)}}
+
+    def labels(self, outcome: str) -> np.ndarray:
+        """0/1 for each row."""
+        return self.cohort.manifest[outcome].to_numpy(np.int8)
+
+    def classifier(self, cell: Cell) -> Classifier:
+        """The cell's untrained classifier."""
+        encoder = self.encoder_folder / "encoder.safetensors" if cell.model == "heartbeit" else None
+        size = self.profile.settings(PretrainSettings).size
+        return make_classifier(cell.model, size=size, encoder_path=encoder, seed=cell.seed)
+
+    def trained_classifier(self, cell: Cell) -> Classifier | None:
+        """The cell's classifier with the weights that were best on validation; None where not estimable."""
+        if self.predictions(cell) is None:
+            return None
+        classifier = self.classifier(cell)
+        classifier.load_trained(self._cell_folder(cell) / "weights.safetensors")
+        return classifier
+
+    def predictions(self, cell: Cell) -> pd.DataFrame | None:
+        """The cell's predictions at every scored step; None where a class has no patient in the fraction."""
+        rows = self.rows(cell)
+        if rows is None:
+            return None
+        return pd.read_parquet(self._cell_folder(cell, rows) / "predictions.parquet")
+
+    def _cell_folder(self, cell: Cell, rows: dict[str, np.ndarray] | None = None) -> Path:
+        kind: type = FinetuneSettings if cell.kind == "finetuned" else ProbeSettings
+        made_by = {
+            "cell": cell,
+            "settings": self.profile.settings(kind),
+            "model": self._model_key(cell.model),
+            "images": self.images.data_hash,
+            "labels": digest(self.labels(cell.outcome).tolist()),
+        }
+        module = "ecglib.finetune" if cell.kind == "finetuned" else "ecglib.probe"
+
+        def make(folder: Path) -> None:
+            fit = self._finetune if cell.kind == "finetuned" else self._fit_head
+            predictions = fit(cell, rows or self.rows(cell) or {}, folder / "weights.safetensors")
+            with atomic_path(folder / "predictions.parquet") as path:
+                predictions.to_parquet(path, index=False)
+
+        name = (
+            f"{cell.model} {cell.kind}, {cell.fraction:.0%} of {cell.outcome}, {cell.split}, draw {cell.draw}"
+        )
+        return self._stage("cells", made_by, (module, "ecglib.splits"), make, name)
+
+    def _finetune(self, cell: Cell, rows: dict[str, np.ndarray], weights: Path) -> pd.DataFrame:
+        settings, labels = self.profile.settings(FinetuneSettings), self.labels(cell.outcome)
+        return finetune(self.classifier(cell), self.images, rows, labels, settings, cell.seed, weights)
+
+    def _fit_head(self, cell: Cell, rows: dict[str, np.ndarray], weights: Path) -> pd.DataFrame:
+        settings, labels = self.profile.settings(ProbeSettings), self.labels(cell.outcome)
+        return fit_head(self._features(cell), self.images, rows, labels, settings, weights)
+
+    def _features(self, cell: Cell) -> np.ndarray:
+        made_by = {"model": self._model_key(cell.model), "images": self.images.data_hash, "seed": cell.seed}
+
+        def make(folder: Path) -> None:
+            cache_features(self.classifier(cell), self.images, folder / "features.npy")
+
+        folder = self._stage("features", made_by, ("ecglib.probe",), make)
+        return np.load(folder / "features.npy", mmap_mode="r")
+
+    def _model_key(self, model: str) -> str:
+        if model == "heartbeit":
+            return self.encoder_folder.name
+        return f"{model} {self.profile.settings(PretrainSettings).size}" if model == "random" else model
+
+    def grid(self, outcome: str) -> list[Cell]:
+        """The cells of one outcome that this profile runs."""
+        return self.profile.settings(GridSettings).cells(outcome)
+
+    def scores(self, outcome: str) -> pd.DataFrame:
+        """Both protocols' scores of every cell of an outcome: one row a cell, protocol, part and metric.
+
+        Columns: those of the cell, `estimable`, and those of `metrics.score_cell`, empty where not estimable.
+        """
+        settings = self.profile.settings(ScoreSettings)
+        tables = []
+        for cell in track(self.grid(outcome), f"cells of {outcome}", unit="cell"):
+            predictions = self.predictions(cell)
+            for protocol in PROTOCOLS:
+                if predictions is None:
+                    table = pd.DataFrame([{"protocol": protocol, "estimable": False}])
+                else:
+                    table = score_cell(predictions, protocol, settings).assign(estimable=True)
+                tables.append(table.assign(**asdict(cell)))
+        return pd.concat(tables, ignore_index=True)
+
+    # --- what made a page ---
+
+    @property
+    def data_hash(self) -> str:
+        """Hash of the content that made the page: of the images where they are drawn, else of the table."""
+        if "images" in self.__dict__:
+            return self.images.data_hash
+        return digest(pd.util.hash_pandas_object(self.cohort.manifest).tolist())
+
+    def record(self) -> dict[str, Any]:
+        """All that the page's box says; call it last."""
+        seconds = round(time.time() - self.started, 1)
+        self._log({"event": "closed", "seconds": seconds})
+        return {
+            "notebook": self.notebook,
+            "profile": self.profile.name,
+            "outcome": self.outcome,
+            "key": self.page_key(),
+            "source": self.cohort.name,
+            "data_hash": self.data_hash,
+            "parameters": self._parameters(),
+            "commit": commit(),
+            "machine": machine(),
+            "wall_seconds": seconds,
+            "made": self.made,
+            "command": self.command(),
+        }
+
+    def page_key(self) -> str:
+        """Hash of all that a page depends on: settings, data, its notebook's text and the package's code."""
+        return page_key(self.profile, self.notebook, self.outcome, self.cohort.fingerprint)
+
+    def command(self) -> str:
+        """The command that makes this page's notebook again, from the project's folder."""
+        overrides = self.profile.overrides_for(self.notebook)
+        words = [
+            "ECGLIB_DATA=PTBXL_DIR" if self.data_dir else "",
+            f"papermill notebooks/{self.notebook}.ipynb out.ipynb -p profile {self.profile.reference}",
+            f"-p outcome {self.outcome}" if self.outcome else "",
+            f'-p overrides "{overrides}"' if overrides else "",
+        ]
+        return " ".join(word for word in words if word)
+
+    def _parameters(self) -> list[dict[str, Any]]:
+        meaning, changed = meanings(self.notebook), self.profile.overrides.get(self.notebook, {})
+        in_profile = self.profile.values[self.notebook]
+        return [
+            {
+                "name": name,
+                "value": value if not isinstance(value, tuple) else list(value),
+                "meaning": meaning[name],
+                "set_by": "changed" if name in changed else "profile" if name in in_profile else "default",
+            }
+            for owner in NOTEBOOKS[self.notebook].settings
+            for name, value in asdict(self.profile.settings(owner)).items()
+        ]
+
+    def _stage(
+        self,
+        kind: str,
+        made_by: dict[str, Any],
+        modules: tuple[str, ...],
+        make: Callable[[Path], None],
+        name: str = "",
+    ) -> Path:
+        """The folder of a stage, made if it is not there; a stage is there once its `made.json` is."""
+        key = digest({**made_by, "code": [code_hash(module) for module in modules]})
+        folder, started = self.folder / kind / key, time.time()
+        record = folder / "made.json"
+        reused = record.exists()
+        if not reused:
+            folder.mkdir(parents=True, exist_ok=True)
+            make(folder)
+            made = {**made_by, "commit": commit(), "machine": machine(), "seconds": time.time() - started}
+            with atomic_path(record) as path:
+                path.write_text(json.dumps(made, default=asdict, indent=1), encoding="utf-8")
+        self._note(name or kind, kind, key, reused, time.time() - started)
+        return folder
+
+    def _note(self, name: str, kind: str, key: str, reused: bool, seconds: float) -> None:
+        if any(entry["key"] == key for entry in self.made):
+            return
+        entry = {"name": name, "kind": kind, "key": key, "reused": reused, "seconds": round(seconds, 1)}
+        self.made.append(entry)
+        self._log({"event": "reused" if reused else "made", **entry})
+
+    def _log(self, entry: dict[str, Any]) -> None:
+        """Tell `ecglib run`, which follows the ledger, what happens."""
+        page = page_name(self.notebook, self.outcome)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "ledger.jsonl", "a", encoding="utf-8") as ledger:
+            ledger.write(json.dumps({"time": time.time(), "page": page, **entry}) + "\n")
+
+
+def _word(value: Any) -> str:
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
+
+
+def page_name(notebook: str, outcome: str | None) -> str:
+    """Name of an executed notebook: `05_finetuning_stemi`."""
+    return f"{notebook}_{outcome}" if outcome else notebook
+
+
+def pages(profile: Profile) -> dict[str, tuple[str, str | None]]:
+    """Every page of a profile's book that is a notebook: its name -> (notebook, outcome)."""
+    outcomes: dict[str, tuple[str | None, ...]] = {
+        notebook: profile.outcomes if entry.per_outcome else (None,) for notebook, entry in NOTEBOOKS.items()
+    }
+    return {page_name(n, outcome): (n, outcome) for n in NOTEBOOKS for outcome in outcomes[n]}
+
+
+def page_key(profile: Profile, notebook: str, outcome: str | None, fingerprint: str) -> str:
+    """Hash of all that a page depends on; see `Study.page_key`."""
+    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    modules = sorted(
+        path.stem for path in (ROOT / "ecglib").glob("*.py") if path.stem not in ("__init__", "cli")
+    )
+    return digest(
+        {
+            "settings": profile.all_settings(ancestors(notebook)),
+            "outcomes": [outcome] if outcome else profile.outcomes,
+            "data": fingerprint,
+            "notebook": ["".join(cell["source"]) for cell in cells],
+            "code": {name: code_hash(f"ecglib.{name}") for name in modules},
+        }
+    )
