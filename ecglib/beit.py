@@ -1,0 +1,236 @@
+"""The BEiT network: masked-image model for pretraining, classifier for fine-tuning, the file between them.
+
+Bao et al., "BEiT: BERT Pre-Training of Image Transformers" (arXiv 2106.08254), on the encoder of timm
+(timm.models.beit). Parameter names in files are those of Microsoft's checkpoints, which timm shares.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from timm.models.beit import Beit
+from torch import Tensor, nn
+
+from ecglib.errors import EcglibError
+from ecglib.provenance import atomic_path
+
+# name: (width, depth, heads); `heartbeit_base` is the paper's.
+SIZES: dict[str, tuple[int, int, int]] = {
+    "heartbeit_nano": (96, 4, 3),
+    "heartbeit_tiny": (192, 12, 3),
+    "heartbeit_base": (768, 12, 12),
+}
+PATCH_SIZE = 16  # pixels
+LAYER_SCALE = 0.1  # BEiT's starting value
+INIT_STD = 0.02
+HEAD_SCALE = 0.001  # fine-tuning starts from logits near zero
+SHARED_BIAS = "rel_pos_bias.relative_position_bias_table"
+# What a pretraining file holds and a classifier does not, and what a classifier starts afresh.
+PRETRAINING_ONLY = ("mask_token", "lm_head.", "norm.")
+CLASSIFIER_ONLY = ("fc_norm.", "head.")
+
+
+def make_encoder(
+    size: str,
+    *,
+    image_size: int = 224,
+    drop_path: float = 0.0,
+    shared_bias: bool,
+    n_classes: int = 0,
+    seed: int = 0,
+) -> Beit:
+    """BEiT encoder without absolute positions, its weights drawn from `seed` as BEiT draws them.
+
+    shared_bias: one relative-position bias for all blocks (pretraining), else one per block (fine-tuning).
+    n_classes: 0 gives normalised tokens (n, 1 + patches, width); otherwise the patches are averaged,
+    normalised (`fc_norm`) and classified: (n, n_classes).
+    Raises EcglibError for an unknown size and for an image that patches of 16 pixels do not tile.
+    """
+    width, depth, heads = _dimensions(size)
+    if image_size % PATCH_SIZE or image_size <= 0:
+        raise EcglibError(f"image_size must be a multiple of {PATCH_SIZE} pixels, not {image_size}")
+    with torch.random.fork_rng(devices=[]):  # timm draws weights too; `_initialise` replaces them
+        encoder = Beit(
+            img_size=image_size,
+            patch_size=PATCH_SIZE,
+            num_classes=n_classes,
+            global_pool="avg" if n_classes else "",
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            drop_path_rate=drop_path,
+            init_values=LAYER_SCALE,
+            use_abs_pos_emb=False,
+            use_rel_pos_bias=not shared_bias,
+            use_shared_rel_pos_bias=shared_bias,
+        )
+    _initialise(encoder, torch.Generator("cpu").manual_seed(seed))
+    return encoder
+
+
+def _dimensions(size: str) -> tuple[int, int, int]:
+    if size not in SIZES:
+        raise EcglibError(f"size {size!r} is unknown: choose one of {', '.join(SIZES)}")
+    return SIZES[size]
+
+
+@torch.no_grad()
+def _initialise(encoder: Beit, generator: torch.Generator) -> None:
+    """Weights as in Microsoft's modeling_pretrain.py: normal, cut at one deviation, smaller with depth.
+
+    The head is drawn last, so a classifier and a masked-image model of one seed share their encoder.
+    """
+    _draw(encoder.cls_token, generator)
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and name != "head":
+            _draw(module.weight, generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for i, block in enumerate(encoder.blocks, start=1):
+        block.get_parameter("attn.proj.weight").div_((2 * i) ** 0.5)
+        block.get_parameter("mlp.fc2.weight").div_((2 * i) ** 0.5)
+    if isinstance(encoder.head, nn.Linear):
+        _draw(encoder.head.weight, generator)
+        encoder.head.weight.mul_(HEAD_SCALE)
+        nn.init.zeros_(encoder.head.bias)
+
+
+def _draw(weight: Tensor, generator: torch.Generator) -> None:
+    nn.init.trunc_normal_(weight, std=INIT_STD, a=-INIT_STD, b=INIT_STD, generator=generator)
+
+
+class MaskedImageModel(nn.Module):
+    """Predicts the tokens of hidden patches: encoder, mask token and a linear head over the vocabulary."""
+
+    def __init__(
+        self, size: str, vocab_size: int, *, image_size: int = 224, drop_path: float = 0.0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.size, self.vocab_size, self.image_size = size, vocab_size, image_size
+        self.encoder = make_encoder(
+            size, image_size=image_size, drop_path=drop_path, shared_bias=True, seed=seed
+        )
+        width = self.encoder.embed_dim
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        self.lm_head = nn.Linear(width, vocab_size)
+        generator = torch.Generator("cpu").manual_seed(seed + 1)
+        with torch.no_grad():
+            _draw(self.mask_token, generator)
+            _draw(self.lm_head.weight, generator)
+            nn.init.zeros_(self.lm_head.bias)
+
+    def forward(self, images: Tensor, mask: Tensor) -> Tensor:
+        """Logits (n_masked, vocab_size) of the hidden patches, in the order of `mask.flatten()`.
+
+        images: float (n, 3, height, width), normalised. mask: bool (n, patches), True = hidden; on the CPU it
+        spares a CUDA device the wait for the number of hidden patches.
+        """
+        hidden_at = mask.flatten().nonzero().squeeze(1).to(images.device, non_blocking=True)
+        mask = mask.to(images.device, non_blocking=True)
+        encoder = self.encoder
+        x = encoder.patch_embed(images)  # (n, patches, width)
+        x = torch.where(mask.unsqueeze(-1), self.mask_token, x)
+        x = torch.cat((encoder.cls_token.expand(len(x), -1, -1), x), dim=1)
+        bias = encoder.rel_pos_bias() if encoder.rel_pos_bias is not None else None
+        for block in encoder.blocks:
+            x = block(x, shared_rel_pos_bias=bias)
+        x = x[:, 1:].flatten(0, 1).index_select(0, hidden_at)  # (n_masked, width)
+        return self.lm_head(encoder.norm(x))
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """Pixels (n, h, w), 0..255, as float (n, 3, h, w) in -1..1: BEiT's mean and standard deviation of 0.5."""
+    return (pixels.to(torch.float32) / 127.5 - 1).unsqueeze(1).expand(-1, 3, -1, -1)
+
+
+def save_encoder(path: Path, model: MaskedImageModel, metadata: Mapping[str, Any]) -> None:
+    """Write all weights and, as JSON in the header, `metadata` and what describes the network.
+
+    The same weights and metadata give the same bytes.
+    """
+    state = {
+        name.removeprefix("encoder."): tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    described = {
+        "size": model.size,
+        "vocab_size": model.vocab_size,
+        "image_size": model.image_size,
+        "weights_sha256": _weights_sha256(state),
+    }
+    # One entry only: safetensors writes several in random order.
+    header = {"ecglib": json.dumps({**metadata, **described}, sort_keys=True)}
+    with atomic_path(path) as partial:
+        save_file(state, partial, header)
+
+
+def load_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_encoder` wrote: weights under Microsoft's names, and the metadata.
+
+    Raises EcglibError if the file is missing, damaged or not one of ours.
+    """
+    if not path.is_file():
+        raise EcglibError(f"{path} does not exist: pretrain first, or name the encoder's .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as stream:
+            header = stream.metadata() or {}
+            state = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise EcglibError(
+            f"{path} is cut short or not a safetensors file: pretrain again ({error})"
+        ) from None
+    if "ecglib" not in header:
+        raise EcglibError(f"{path} has no ecglib metadata: only files written by pretraining can be read")
+    metadata = json.loads(header["ecglib"])
+    if metadata.get("weights_sha256") != _weights_sha256(state):
+        raise EcglibError(f"{path} is damaged: its weights are not those that were saved; pretrain again")
+    return state, metadata
+
+
+def _weights_sha256(state: Mapping[str, Tensor]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(state):
+        total.update(name.encode())
+        total.update(state[name].numpy().tobytes())
+    return total.hexdigest()
+
+
+def classifier_from_encoder(
+    size: str,
+    path: Path | None,
+    n_classes: int = 2,
+    seed: int = 0,
+    *,
+    image_size: int = 224,
+    drop_path: float = 0.0,
+) -> Beit:
+    """BEiT classifier on the pretrained encoder at `path`, or on random weights where `path` is None.
+
+    Each block starts from a copy of the shared relative-position bias; mean pooling, `fc_norm` and a head
+    scaled by 0.001 start afresh (BEiT, fine-tuning). (n, 3, h, w) -> logits (n, n_classes).
+    Raises EcglibError if the file is unreadable or of another size of network or image.
+    """
+    classifier = make_encoder(
+        size, image_size=image_size, drop_path=drop_path, shared_bias=False, n_classes=n_classes, seed=seed
+    )
+    if path is None:
+        return classifier
+    state, metadata = load_encoder(path)
+    stored = metadata["size"], metadata["image_size"]
+    if stored != (size, image_size):
+        raise EcglibError(
+            f"{path} holds {stored}, not {(size, image_size)}: name the size and pixels it holds"
+        )
+    table = state.pop(SHARED_BIAS)
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith(PRETRAINING_ONLY)}
+    kept |= {f"blocks.{i}.attn.relative_position_bias_table": table for i in range(len(classifier.blocks))}
+    result = classifier.load_state_dict(kept, strict=False)
+    fresh = [name for name in result.missing_keys if not name.startswith(CLASSIFIER_ONLY)]
+    if fresh or result.unexpected_keys:
+        raise EcglibError(f"{path} does not fit {size}: {[*fresh, *result.unexpected_keys]}; pretrain again")
+    return classifier

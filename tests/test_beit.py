@@ -1,0 +1,295 @@
+"""The network against Hugging Face's BEiT, its published size, and files that are whole or refused."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import BeitConfig, BeitForImageClassification, BeitForMaskedImageModeling
+
+from ecglib import beit
+from ecglib.beit import MaskedImageModel, classifier_from_encoder, load_encoder, make_encoder, normalise
+from ecglib.beit import save_encoder as save
+from ecglib.errors import EcglibError
+
+IMAGE_SIZE, PATCHES, VOCAB = 64, 16, 20
+
+
+@pytest.fixture(autouse=True)
+def _minute_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(beit.SIZES, "minute", (24, 3, 2))
+    monkeypatch.setitem(beit.SIZES, "other", (16, 2, 2))
+
+
+def small_model(seed: int = 0) -> MaskedImageModel:
+    return MaskedImageModel("minute", VOCAB, image_size=IMAGE_SIZE, seed=seed)
+
+
+def shake(model: nn.Module, seed: int = 1) -> None:
+    """Move every parameter, so that zeros and ones at the start hide no mistake."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+
+
+def batch(n: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    images = torch.rand((n, 3, IMAGE_SIZE, IMAGE_SIZE), generator=generator) * 2 - 1
+    return images, torch.rand((n, PATCHES), generator=generator) < 0.4
+
+
+def hugging_face_config(**changes: object) -> BeitConfig:
+    width, depth, heads = beit.SIZES["minute"]
+    settings = {
+        "vocab_size": VOCAB, "hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads,
+        "intermediate_size": 4 * width, "image_size": IMAGE_SIZE, "layer_norm_eps": 1e-6, "drop_path_rate": 0,
+    }  # fmt: skip
+    return BeitConfig(**settings | changes)  # pyright: ignore[reportArgumentType]
+
+
+RENAMED = {
+    "cls_token": "beit.embeddings.cls_token",
+    "mask_token": "beit.embeddings.mask_token",
+    "patch_embed.proj": "beit.embeddings.patch_embeddings.projection",
+    "rel_pos_bias": "beit.shared_position_bias",
+    "blocks": "beit.layers",
+    "attn.relative_position_bias_table": "relative_position_bias.relative_position_bias_table",
+    "attn.proj": "attention.o_proj",
+    "attn.q_bias": "attention.q_proj.bias",
+    "attn.v_bias": "attention.v_proj.bias",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "gamma_": "lambda_",
+    "fc_norm": "beit.pooler.layernorm",
+    "lm_head": "lm_head",
+    "head": "classifier",
+}
+
+
+def to_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Microsoft's and timm's parameter names to those of transformers 5."""
+    mapped = {}
+    for name, tensor in state.items():
+        name = "layernorm" + name[4:] if name.startswith("norm.") else name
+        for old, new in RENAMED.items():
+            if name.startswith(old) or f".{old}" in name:
+                name = name.replace(old, new, 1)
+                if old == "lm_head":
+                    break
+        if ".attn.qkv.weight" in name:
+            for part, weight in zip("qkv", tensor.chunk(3), strict=True):
+                mapped[name.replace("attn.qkv", f"attention.{part}_proj")] = weight
+        else:
+            mapped[name] = tensor
+    return mapped
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    return (a - b).abs().max().item()
+
+
+def hugging_face_twin(model: MaskedImageModel) -> BeitForMaskedImageModeling:
+    theirs = BeitForMaskedImageModeling(
+        hugging_face_config(
+            use_mask_token=True, use_shared_relative_position_bias=True, use_mean_pooling=True
+        )
+    )
+    names = {name.removeprefix("encoder."): tensor for name, tensor in model.state_dict().items()}
+    theirs.load_state_dict(to_hugging_face(names))
+    return theirs
+
+
+def test_masked_image_step_agrees_with_hugging_face() -> None:
+    ours = small_model()
+    shake(ours)
+    theirs = hugging_face_twin(ours)
+    images, mask = batch()
+    targets = torch.arange(int(mask.sum())) % VOCAB
+
+    logits = ours(images, mask)
+    loss = nn.functional.cross_entropy(logits, targets)
+    reference = theirs(images, bool_masked_pos=mask, labels=targets)
+    loss.backward()
+    reference.loss.backward()
+
+    assert logits.abs().max() > 1  # the comparison is not of zeros
+    assert difference(logits, reference.logits[mask]) < 1e-5
+    assert difference(loss, reference.loss) < 1e-5
+    gradients = {name.removeprefix("encoder."): p.grad for name, p in ours.named_parameters()}
+    mapped = to_hugging_face({name: g for name, g in gradients.items() if g is not None})
+    assert len(mapped) == len(list(theirs.parameters()))
+    for name, parameter in theirs.named_parameters():
+        assert parameter.grad is not None
+        assert difference(mapped[name], parameter.grad) < 1e-5, name
+
+
+def test_classifier_agrees_with_hugging_face() -> None:
+    ours = classifier_from_encoder("minute", None, image_size=IMAGE_SIZE)
+    shake(ours)
+    theirs = BeitForImageClassification(hugging_face_config(use_relative_position_bias=True, num_labels=2))
+    theirs.load_state_dict(to_hugging_face(ours.state_dict()))
+    images, _ = batch()
+    logits = ours(images)
+    assert logits.abs().max() > 0.1
+    assert difference(logits, theirs(images).logits) < 1e-5
+
+
+def test_base_has_the_published_numbers_of_parameters() -> None:
+    with torch.device("meta"):
+        model = MaskedImageModel("heartbeit_base", 8192)
+        classifier = classifier_from_encoder("heartbeit_base", None)
+    assert sum(p.numel() for p in model.parameters()) == 91_965_776
+    assert sum(p.numel() for p in classifier.parameters()) == 85_763_522
+    assert model.encoder.pos_embed is None
+    assert [name for name, _ in model.named_parameters() if "relative_position_bias_table" in name] == [
+        "encoder.rel_pos_bias.relative_position_bias_table"
+    ]
+
+
+def test_hidden_patches_do_not_reach_the_network() -> None:
+    model = small_model()
+    shake(model)
+    images, mask = batch()
+    pixels = mask.reshape(-1, 1, 4, 4).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    changed = torch.where(pixels, -images, images)
+    assert torch.equal(model(images, mask), model(changed, mask))
+    assert not torch.equal(model(images, mask), model(torch.where(pixels, images, -images), mask))
+
+
+def test_weights_start_as_beit_starts_them() -> None:
+    encoder = make_encoder("heartbeit_tiny", shared_bias=True, seed=3)
+    state = encoder.state_dict()
+    qkv = state["blocks.11.attn.qkv.weight"]
+    cut_normal = 0.02 * 0.5396  # standard deviation of a normal cut at one deviation
+    assert qkv.abs().max() <= 0.02
+    assert qkv.std().item() == pytest.approx(cut_normal, rel=0.02)
+    assert state["patch_embed.proj.weight"].std().item() == pytest.approx(cut_normal, rel=0.02)
+    for i in (0, 5, 11):
+        for name in ("attn.proj", "mlp.fc2"):
+            std = state[f"blocks.{i}.{name}.weight"].std().item()
+            assert std == pytest.approx(cut_normal / (2 * (i + 1)) ** 0.5, rel=0.02)
+    biases = [t for name, t in state.items() if name.endswith(("bias", "bias_table"))]
+    assert all(not b.any() for b in biases)
+    assert (state["blocks.0.gamma_1"] == 0.1).all()
+
+
+def test_seed_alone_decides_the_weights() -> None:
+    first, again, other = small_model(0), small_model(0), small_model(1)
+    torch.manual_seed(99)
+    state = small_model(0).state_dict()
+    before = torch.get_rng_state()
+    classifier = classifier_from_encoder("minute", None, image_size=IMAGE_SIZE, seed=0).state_dict()
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(t, state[name]) for name, t in first.state_dict().items())
+    assert all(torch.equal(t, state[name]) for name, t in again.state_dict().items())
+    assert not torch.equal(first.lm_head.weight, other.lm_head.weight)
+    # The random control is the very network that pretraining starts from.
+    assert torch.equal(classifier["blocks.2.mlp.fc1.weight"], state["encoder.blocks.2.mlp.fc1.weight"])
+
+
+def test_normalised_pixels_run_from_minus_one_to_one() -> None:
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(3, 1, 1)
+    images = normalise(pixels)
+    assert images.shape == (3, 3, 1, 1)
+    assert torch.allclose(images[:, 0, 0, 0], torch.tensor([-1.0, -0.6, 1.0]), atol=1e-6)
+
+
+def saved(folder: Path, **metadata: object) -> tuple[Path, MaskedImageModel]:
+    model = small_model()
+    shake(model)
+    path = folder / "encoder.safetensors"
+    save(path, model, metadata)
+    return path, model
+
+
+def test_saved_encoder_comes_back_whole_under_microsofts_names(tmp_path: Path) -> None:
+    path, model = saved(tmp_path, data_hash="abc", settings={"steps": 3})
+    state, metadata = load_encoder(path)
+    assert metadata["size"] == "minute"
+    assert metadata["vocab_size"] == VOCAB
+    assert metadata["data_hash"] == "abc"
+    assert metadata["settings"] == {"steps": 3}
+    assert {"cls_token", "mask_token", "lm_head.bias", "rel_pos_bias.relative_position_bias_table"} <= set(
+        state
+    )
+    assert all(torch.equal(t, state[n.removeprefix("encoder.")]) for n, t in model.state_dict().items())
+
+
+def test_same_weights_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from ecglib import beit; beit.SIZES['minute'] = (24, 3, 2);"
+        "model = beit.MaskedImageModel('minute', 20, image_size=64);"
+        "beit.save_encoder(Path(sys.argv[1]), model, {'b': 1, 'a': 'x', 'c': [1, 2]})"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path / "theirs"], check=True)
+    save(tmp_path / "ours", small_model(), {"a": "x", "c": [1, 2], "b": 1})
+    assert (tmp_path / "theirs").read_bytes() == (tmp_path / "ours").read_bytes()
+
+
+def test_classifier_of_pretrained_weights_gives_each_block_the_shared_bias(tmp_path: Path) -> None:
+    path, model = saved(tmp_path)
+    classifier = classifier_from_encoder("minute", path, image_size=IMAGE_SIZE, seed=5)
+    images, mask = batch()
+    # With per-block copies of the shared bias, the blocks compute what they computed in pretraining.
+    seen: list[Any] = []
+    for last in (classifier.blocks[-1], model.encoder.blocks[-1]):
+        last.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    classifier(images)
+    model(images, torch.zeros_like(mask))
+    assert difference(*seen) < 1e-5
+    fresh = classifier_from_encoder("minute", None, image_size=IMAGE_SIZE, seed=5)
+    head = classifier.get_parameter("head.weight")
+    assert torch.equal(head, fresh.get_parameter("head.weight"))
+    assert 0 < head.abs().max() <= 0.02 * 0.001
+    assert torch.equal(classifier.get_parameter("fc_norm.weight"), torch.ones(24))
+
+
+def test_file_of_another_size_is_refused(tmp_path: Path) -> None:
+    path, _ = saved(tmp_path)
+    with pytest.raises(EcglibError, match=r"holds \('minute', 64\), not \('other', 64\)"):
+        classifier_from_encoder("other", path, image_size=IMAGE_SIZE)
+    with pytest.raises(EcglibError, match=r"not \('minute', 224\)"):
+        classifier_from_encoder("minute", path)
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+
+
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "missing": Path.unlink,
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
+    "a pickle": lambda path: path.write_bytes(b"PK\x03\x04 this is a pickle"),
+    "one bit wrong": flip_a_bit,
+    "no metadata": lambda path: save_file(load_file(path), path),
+    "other metadata": lambda path: save_file(
+        load_file(path), path, {"ecglib": json.dumps({"size": "minute"})}
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", SPOILT)
+def test_spoilt_file_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
+    path, _ = saved(tmp_path)
+    SPOILT[damage](path)
+    with pytest.raises(EcglibError) as caught:
+        classifier_from_encoder("minute", path, image_size=IMAGE_SIZE)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(EcglibError, match=r"heartbeit_huge.*heartbeit_nano"):
+        make_encoder("heartbeit_huge", shared_bias=True)
+    with pytest.raises(EcglibError, match="image_size must be a multiple of 16 pixels, not 100"):
+        make_encoder("minute", image_size=100, shared_bias=True)
