@@ -36,9 +36,14 @@ def test_file_sha256_equals_sha256sum(tmp_path: Path) -> None:
 def test_atomic_path_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "result"
     path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(path) as partial:
-        partial.write_text("half")
-        raise RuntimeError
+
+    def fail() -> None:
+        with atomic_path(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

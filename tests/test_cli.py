@@ -1,0 +1,88 @@
+"""The command line, as a user meets it: help at once, a mistake is one clear line and exit code 2."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ECGLIB = Path(sys.executable).with_name("ecglib")
+SUBSET_ROWS = 40
+
+
+def ecglib(*words: object, runs: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+    """Run the command as a user would."""
+    environment = {**os.environ, **environment, **({"ECGLIB_RUNS": str(runs)} if runs else {})}
+    return subprocess.run([ECGLIB, *map(str, words)], capture_output=True, text=True, env=environment)
+
+
+def assert_one_clear_line(done: subprocess.CompletedProcess, *parts: str) -> None:
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part in last
+
+
+def test_help_needs_none_of_the_slow_imports() -> None:
+    code = (
+        "import sys, ecglib.cli\n"
+        "sys.argv = ['ecglib', 'run', '--help']\n"
+        "try: ecglib.cli.main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'timm', 'pandas', 'snakemake'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "PROFILE" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_unknown_profile_is_named_with_those_that_exist(tmp_path: Path) -> None:
+    assert_one_clear_line(ecglib("run", "quik", runs=tmp_path), "'quik'", "quick", "ptbxl-tiny")
+
+
+def test_unknown_parameter_is_named_with_the_nearest(tmp_path: Path) -> None:
+    done = ecglib("run", "quick", "--set", "05_finetuning.stepz=20", runs=tmp_path)
+    assert_one_clear_line(done, "'stepz'", "did you mean 'steps'?")
+
+
+def test_value_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
+    done = ecglib("run", "quick", "--set", "05_finetuning.steps=many", runs=tmp_path)
+    assert_one_clear_line(done, "05_finetuning.steps=many", "int")
+
+
+def test_missing_data_folder_is_named(tmp_path: Path) -> None:
+    done = ecglib("run", "ptbxl-tiny", "--data", tmp_path / "nowhere", runs=tmp_path)
+    assert_one_clear_line(done, "nowhere")
+
+
+@pytest.fixture
+def small_ptbxl(ptbxl_subset: Path, tmp_path: Path) -> Path:
+    """A PTB-XL folder of a few records that a test may damage."""
+    table = pd.read_csv(ptbxl_subset / "ptbxl_database.csv").iloc[::30].head(SUBSET_ROWS)
+    folder = tmp_path / "ptbxl"
+    for name in table["filename_lr"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        for suffix in (".dat", ".hea"):
+            shutil.copy(ptbxl_subset / f"{name}{suffix}", folder / f"{name}{suffix}")
+    table.to_csv(folder / "ptbxl_database.csv", index=False)
+    shutil.copy(ptbxl_subset / "scp_statements.csv", folder)
+    return folder
+
+
+@pytest.mark.xdist_group("end_to_end")
+def test_damaged_record_stops_the_run_with_one_line(small_ptbxl: Path, tmp_path: Path) -> None:
+    damaged = sorted(small_ptbxl.glob("records100/*/*.dat"))[5]
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-100])
+    done = ecglib("run", "ptbxl-tiny", "--data", small_ptbxl, runs=tmp_path / "runs")
+    assert_one_clear_line(done, damaged.name)
+
+    damaged.write_bytes(whole)
+    header = damaged.with_suffix(".hea")
+    header.write_text(header.read_text().replace(" 12 100 1000", " 12 100 2000"))
+    done = ecglib("run", "ptbxl-tiny", "--data", small_ptbxl, runs=tmp_path / "runs")
+    assert_one_clear_line(done, header.stem)
