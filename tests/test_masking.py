@@ -1,0 +1,111 @@
+"""Masks follow BEiT's statistics and depend on seed, image and epoch only."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecglib.errors import EcglibError
+from ecglib.masking import KINDS, blockwise, draw_masks, uniform
+
+
+@pytest.fixture(scope="module")
+def beit_masks() -> np.ndarray:
+    """5,000 masks with BEiT's own target of 75."""
+    return draw_masks("blockwise", seed=0, epoch=1, image_ids=np.arange(5000), target=75).reshape(-1, 14, 14)
+
+
+def test_blockwise_hides_as_many_patches_as_beit(beit_masks: np.ndarray) -> None:
+    hidden = beit_masks.sum((1, 2))
+    assert hidden.mean() == pytest.approx(74.5, abs=0.05)
+    assert hidden.max() == 75
+    # BEiT: 65-75 in 5,000 draws; the lowest of so many varies with the seed.
+    assert np.mean(hidden < 65) < 0.001
+    assert 0.6 < np.mean(hidden == 75) < 0.75
+
+
+def test_blockwise_prefers_the_centre_as_beit_does(beit_masks: np.ndarray) -> None:
+    share = beit_masks.mean(0)
+    corners = share[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert corners == pytest.approx(0.04, abs=0.012)
+    assert share[6:8, 6:8] == pytest.approx(0.72, abs=0.025)
+    # The rule knows no direction.
+    assert share == pytest.approx(share.T, abs=0.045)
+    assert share == pytest.approx(share[::-1, ::-1], abs=0.045)
+
+
+def test_default_target_hides_the_papers_forty_percent() -> None:
+    masks = draw_masks("blockwise", seed=1, epoch=0, image_ids=np.arange(1000))
+    assert masks.mean() == pytest.approx(0.396, abs=0.002)
+
+
+def test_blockwise_hides_regions_where_uniform_hides_spots(beit_masks: np.ndarray) -> None:
+    def neighbour_is_hidden(masks: np.ndarray) -> float:
+        return masks[:, :, 1:][masks[:, :, :-1]].mean()
+
+    spots = draw_masks("uniform", 0, 0, np.arange(1000), target=75).reshape(-1, 14, 14)
+    assert neighbour_is_hidden(beit_masks) == pytest.approx(0.862, abs=0.005)  # BEiT's own generator
+    assert neighbour_is_hidden(spots) == pytest.approx(74 / 195, abs=0.01)
+
+
+def test_uniform_hides_exactly_the_target_everywhere_alike() -> None:
+    masks = draw_masks("uniform", seed=0, epoch=0, image_ids=np.arange(4000), target=78)
+    assert (masks.sum(1) == 78).all()
+    share = masks.mean(0)
+    error = np.sqrt(78 / 196 * 118 / 196 / 4000)
+    assert np.abs(share - 78 / 196).max() < 4.5 * error
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mask_depends_on_seed_image_and_epoch_only(kind: str) -> None:
+    ids = np.array([7, 3, 900_000, 11])
+    together = draw_masks(kind, 5, 2, ids)
+    backwards = draw_masks(kind, 5, 2, ids[::-1])
+    alone = np.concatenate([draw_masks(kind, 5, 2, ids[i : i + 1]) for i in range(4)])
+    repeated = draw_masks(kind, 5, 2, np.array([3, 3]))
+    assert np.array_equal(together, backwards[::-1])
+    assert np.array_equal(together, alone)
+    assert np.array_equal(repeated, together[[1, 1]])
+    assert not np.array_equal(together, draw_masks(kind, 6, 2, ids))
+    assert not np.array_equal(together, draw_masks(kind, 5, 3, ids))
+    assert len(np.unique(together, axis=0)) == 4
+    assert not np.array_equal(draw_masks(kind, 0, 1, ids), draw_masks(kind, 1, 0, ids))
+
+
+def test_one_batch_may_span_two_epochs() -> None:
+    ids = np.array([1, 2, 1])
+    masks = draw_masks("blockwise", 0, np.array([0, 0, 1]), ids)
+    assert np.array_equal(masks[:2], draw_masks("blockwise", 0, 0, ids[:2]))
+    assert np.array_equal(masks[2:], draw_masks("blockwise", 0, 1, ids[2:]))
+
+
+@given(
+    grid=st.integers(1, 16), share=st.floats(0, 1), seed=st.integers(0, 2**32), kind=st.sampled_from(KINDS)
+)
+def test_no_mask_is_empty_or_above_its_target(grid: int, share: float, seed: int, kind: str) -> None:
+    target = 1 + round(share * (grid * grid - 1))
+    mask = draw_masks(kind, seed, 0, np.arange(3), target, grid)
+    assert mask.shape == (3, grid * grid)
+    assert (mask.sum(1) >= 1).all()
+    assert (mask.sum(1) <= target).all()
+
+
+def test_drawing_costs_little_beside_a_training_step() -> None:
+    ids = np.arange(500)
+    seconds = []
+    for epoch in range(5):
+        start = time.perf_counter()
+        draw_masks("blockwise", 0, epoch, ids)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) / 500 < 0.5e-3  # 0.1 ms on the machine where it was written
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(EcglibError, match=r"'blocks' is unknown: choose one of blockwise, uniform"):
+        draw_masks("blocks", 0, 0, np.arange(2))
+    for draw in (blockwise, uniform):
+        for target in (0, 197):
+            with pytest.raises(EcglibError, match=rf"1 to 196 patches .*, not {target}"):
+                draw(np.random.default_rng(0), target)
