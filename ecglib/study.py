@@ -24,7 +24,7 @@ from ecglib.filtering import FilterSettings
 from ecglib.finetune import FinetuneSettings, finetune
 from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings
-from ecglib.metrics import ScoreSettings, score_cell
+from ecglib.metrics import PROTOCOLS, ScoreSettings, score_cell
 from ecglib.pretrain import PretrainSettings, pretrain
 from ecglib.probe import ProbeSettings, cache_features, fit_head
 from ecglib.profiles import NOTEBOOKS, ROOT, Profile, ancestors, load_profile, meanings
@@ -34,9 +34,9 @@ from ecglib.shards import ImageStore, read_tokens, write_images, write_tokens
 from ecglib.splits import assign, label_fraction_rows
 from ecglib.tokenizer import Tokenizer, TokenizerSettings, assess, require_alive, train_tokenizer
 
-PROTOCOLS = ("honest", "paper")
 # Never the test rows: what the tokenizer and the encoder see and are judged on.
 PRETRAINING_SPLIT = "official"
+LACKS_CLASS = "the label fraction has no patient of one class"
 
 
 def runs_folder(profile: Profile) -> Path:
@@ -90,7 +90,7 @@ class Study:
         made_by = {"source": source, "data": self.cohort.fingerprint, "filter": filters, "image": image}
 
         def make(folder: Path) -> None:
-            write_images(self.cohort, None, filters, image, folder)
+            write_images(self.cohort, filters, image, folder)
 
         return ImageStore.open(self._stage("images", made_by, ("ecglib.shards", "ecglib.datasets"), make))
 
@@ -141,7 +141,8 @@ class Study:
             ]
             write_tokens(folder / "tokens.npy", np.concatenate(ids), self.images.data_hash)
 
-        return read_tokens(self._stage("tokens", made_by, ("ecglib.tokenizer",), make) / "tokens.npy")
+        folder = self._stage("tokens", made_by, ("ecglib.tokenizer",), make)
+        return read_tokens(folder / "tokens.npy", self.images.data_hash)
 
     @cached_property
     def encoder_folder(self) -> Path:
@@ -255,7 +256,8 @@ class Study:
     def scores(self, outcome: str) -> pd.DataFrame:
         """Both protocols' scores of every cell of an outcome: one row a cell, protocol, part and metric.
 
-        Columns: those of the cell, `estimable`, and those of `metrics.score_cell`, empty where not estimable.
+        Columns: those of the cell and of `metrics.score_cell`; a cell whose fraction lacks a class has one row
+        a protocol with `estimable` False and its `reason`, and no number.
         """
         settings = self.profile.settings(ScoreSettings)
         tables = []
@@ -263,9 +265,9 @@ class Study:
             predictions = self.predictions(cell)
             for protocol in PROTOCOLS:
                 if predictions is None:
-                    table = pd.DataFrame([{"protocol": protocol, "estimable": False}])
+                    table = pd.DataFrame([{"protocol": protocol, "estimable": False, "reason": LACKS_CLASS}])
                 else:
-                    table = score_cell(predictions, protocol, settings).assign(estimable=True)
+                    table = score_cell(predictions, protocol, settings)
                 tables.append(table.assign(**asdict(cell)))
         return pd.concat(tables, ignore_index=True)
 

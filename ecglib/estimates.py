@@ -1,0 +1,133 @@
+"""What a profile would cost here: floating-point operations of each step over what this machine can do."""
+
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ecglib.beit import MaskedImageModel
+from ecglib.classifiers import make_classifier
+from ecglib.datasets import CohortSettings, open_cohort
+from ecglib.finetune import FinetuneSettings
+from ecglib.grid import Cell, GridSettings
+from ecglib.precision import resolve_precision
+from ecglib.pretrain import PretrainSettings
+from ecglib.profiles import Profile
+from ecglib.splits import assign
+from ecglib.tokenizer import TokenizerSettings, make_networks
+
+PTBXL_RECORDS = 21_799  # where no folder is given
+TRAIN_SHARE, SCORED_SHARE = 0.8, 0.2
+SECONDS_PER_IMAGE = 0.003  # reading, filtering and drawing one record on one core
+# Share of the matrix-multiply peak that training reaches; on two AVX512-BF16 cores .15 (MobileNetV2) to .45
+# (heartbeit_tiny) was measured.
+UTILISATION = 0.3
+TRAINING_PASSES = 3  # a forward pass and a backward pass of twice its cost
+
+
+def estimate_steps(profile: Profile, data: Path | None) -> pd.DataFrame:
+    """One row a step: page, step, size, hours. Nothing is trained; the machine's peak is measured for a second."""
+    records, train, scored = _sizes(profile, data)
+    tokens, pretraining = profile.settings(TokenizerSettings), profile.settings(PretrainSettings)
+    rate = _peak_flops(pretraining.precision) * UTILISATION
+    rows = [
+        (
+            "02_preprocessing",
+            "draw",
+            f"{records:,} ECGs",
+            records * SECONDS_PER_IMAGE / (torch.get_num_threads()),
+        ),
+        (
+            "03_tokens",
+            "train the tokenizer",
+            *_training(tokens.steps * tokens.batch_size, _tokenizer_flops(tokens), rate),
+        ),
+        ("03_tokens", "encode", f"{records:,} images", records * _tokenizer_flops(tokens) / 2 / rate),
+        (
+            "04_pretraining",
+            f"masked image modelling, {pretraining.size}",
+            *_training(pretraining.steps * pretraining.batch_size, _encoder_flops(pretraining, tokens), rate),
+        ),
+    ]
+    for outcome in profile.outcomes:
+        cells = profile.settings(GridSettings).cells(outcome)
+        rows += _cell_rows(profile, outcome, [c for c in cells if c.kind == "finetuned"], train, scored, rate)
+    models = {
+        cell.model
+        for cell in profile.settings(GridSettings).cells(profile.outcomes[0])
+        if cell.kind == "head"
+    }
+    seconds = sum(records * _classifier_flops(model, pretraining.size) / rate for model in models)
+    rows.append(
+        ("05_finetuning", "features for heads", f"{records:,} images x {len(models)} models", seconds)
+    )
+    table = pd.DataFrame(rows, columns=["page", "step", "size", "seconds"])
+    return table.assign(hours=(table.pop("seconds") / 3600).round(3))
+
+
+def _sizes(profile: Profile, data: Path | None) -> tuple[int, int, int]:
+    """Records in all, for training, and scored."""
+    settings = profile.settings(CohortSettings)
+    if settings.source != "embedded" and data is None:
+        return PTBXL_RECORDS, int(PTBXL_RECORDS * TRAIN_SHARE), int(PTBXL_RECORDS * SCORED_SHARE)
+    part = assign(open_cohort(settings, data).manifest, "official")
+    train = int((part == "train").sum())
+    return len(part), train, len(part) - train
+
+
+def _training(images: int, flops: float, rate: float) -> tuple[str, float]:
+    return f"{images:,} images seen", images * flops * TRAINING_PASSES / rate
+
+
+def _cell_rows(
+    profile: Profile, outcome: str, cells: list[Cell], train: int, scored: int, rate: float
+) -> list[tuple[str, str, str, float]]:
+    settings, size = profile.settings(FinetuneSettings), profile.settings(PretrainSettings).size
+    rows = []
+    for model in dict.fromkeys(cell.model for cell in cells):
+        sizes = [max(2, round(cell.fraction * train)) for cell in cells if cell.model == model]
+        seen = sum(settings.total_steps(n) * min(settings.batch_size, n) for n in sizes)
+        predicted = len(sizes) * settings.score_points * scored
+        seconds = (seen * TRAINING_PASSES + predicted) * _classifier_flops(model, size) / rate
+        rows.append(
+            ("05_finetuning", f"{outcome}: {model}, {len(sizes)} cells", f"{seen:,} images seen", seconds)
+        )
+    return rows
+
+
+def _classifier_flops(model: str, size: str) -> float:
+    classifier = make_classifier("random" if model == "heartbeit" else model, size=size)
+    return _flops(classifier, torch.zeros(1, 224, 224, dtype=torch.uint8))
+
+
+def _encoder_flops(settings: PretrainSettings, tokens: TokenizerSettings) -> float:
+    model = MaskedImageModel(settings.size, tokens.vocab_size)
+    mask = torch.zeros(1, 196, dtype=torch.bool)
+    mask[:, : settings.mask_target] = True
+    return _flops(model, torch.zeros(1, 3, 224, 224), mask)
+
+
+def _tokenizer_flops(settings: TokenizerSettings) -> float:
+    encoder, decoder = make_networks(settings)
+    codes = torch.zeros(1, settings.vocab_size, 14, 14)
+    return _flops(encoder, torch.zeros(1, 3, 112, 112)) + _flops(decoder, codes)
+
+
+def _flops(model: torch.nn.Module, *inputs: torch.Tensor) -> float:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(*inputs)
+    return counter.get_total_flops()
+
+
+def _peak_flops(precision: str) -> float:
+    """Operations a second of a large matrix product in the precision that training takes."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = torch.bfloat16 if resolve_precision(precision).startswith("bf16") else torch.float32
+    a = torch.ones(2048, 2048, dtype=kind, device=device)
+    products, started = 0, time.perf_counter()
+    while time.perf_counter() - started < 1:
+        (a @ a)[0, 0].item()
+        products += 1
+    return products * 2 * 2048**3 / (time.perf_counter() - started)
