@@ -131,7 +131,7 @@ def summarise(matrix: np.ndarray, settings: ShiftSettings, *, within: bool) -> d
 
 
 def _drawn_means(matrix: np.ndarray, settings: ShiftSettings, *, within: bool) -> np.ndarray:
-    """Mean distance in each draw of the images; a draw of one image, repeated, has no pair and is left out."""
+    """Mean distance in each draw of the images; a draw of one repeated image has no pair: left out."""
     n_a, n_b = matrix.shape
     rng = np.random.default_rng(settings.seed)
     a = rng.multinomial(n_a, np.full(n_a, 1 / n_a), settings.n_draws).astype(float)
