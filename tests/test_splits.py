@@ -1,0 +1,141 @@
+"""Splits: patients never cross, the paper's counts come out, fractions are nested and by patient."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.model_selection import GroupShuffleSplit
+
+from ecglib.datasets import REMOVED_IN_1_0_3
+from ecglib.errors import EcglibError
+from ecglib.splits import PARTS, SPLITS, assign, label_fraction_rows
+
+
+@st.composite
+def manifests(draw: st.DrawFn, min_patients: int = 20, max_patients: int = 80) -> pd.DataFrame:
+    """Patients with one to four records in mixed order, some external, each in one fold."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n_patients = draw(st.integers(min_patients, max_patients))
+    folds = np.arange(n_patients) % 10 + 1
+    external = rng.random(n_patients) < draw(st.sampled_from([0.0, 0.2]))
+    external[:10] = False
+    owner = rng.permutation(np.repeat(np.arange(n_patients), rng.integers(1, 5, n_patients)))
+    return pd.DataFrame(
+        {
+            "patient_id": owner.astype(str),
+            "external": external[owner],
+            "strat_fold": np.where(external, 0, folds)[owner],
+            "stemi": (rng.random(len(owner)) < draw(st.sampled_from([0.0, 0.1, 0.5]))).astype(np.int8),
+        }
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(manifests(), st.sampled_from(SPLITS))
+def test_patients_never_cross_and_every_record_has_a_part(manifest: pd.DataFrame, split: str) -> None:
+    parts = assign(manifest, split)
+    assert set(parts) <= set(PARTS)
+    assert parts.groupby(manifest.patient_id).nunique().max() == 1
+    assert ((parts == "external") == manifest.external).all()
+    assert {"train", "validation", "test"} <= set(parts)
+    pd.testing.assert_series_equal(parts, assign(manifest, split))
+
+
+@settings(max_examples=25, deadline=None)
+@given(manifests(), st.integers(0, 5))
+def test_fractions_are_nested_by_patient_and_stratified(manifest: pd.DataFrame, draw: int) -> None:
+    parts = assign(manifest, "seed42")
+    train = manifest[parts == "train"]
+    label = train.groupby("patient_id").stemi.max()
+    smaller: set[int] = set()
+    for fraction in (0.01, 0.1, 0.25, 0.5, 1.0):
+        rows = label_fraction_rows(manifest, parts, "stemi", fraction, draw)
+        expected = {k: round_half_up(fraction * (label == k).sum()) for k in (0, 1)}
+        if 0 in expected.values():
+            assert rows is None
+            continue
+        assert rows is not None
+        assert (parts.iloc[rows] == "train").all()
+        patients = set(manifest.patient_id.iloc[rows])
+        assert len(rows) == train.patient_id.isin(patients).sum(), "all records of a chosen patient"
+        chosen = label[list(patients)]
+        assert {k: (chosen == k).sum() for k in (0, 1)} == expected
+        assert smaller <= set(rows)
+        smaller = set(rows)
+
+
+def round_half_up(number: float) -> int:
+    return int(number + 0.5)
+
+
+def test_draws_differ_and_repeat() -> None:
+    manifest = pd.DataFrame({"patient_id": np.arange(100).astype(str), "stemi": np.arange(100) % 4 == 0})
+    part = pd.Series("train", index=manifest.index)
+    first, again, other = (label_fraction_rows(manifest, part, "stemi", 0.25, draw) for draw in (0, 0, 1))
+    assert first is not None
+    assert again is not None
+    assert other is not None
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_fraction_without_one_class_is_not_estimable() -> None:
+    manifest = pd.DataFrame({"patient_id": np.arange(50).astype(str), "stemi": [1] + [0] * 49})
+    part = pd.Series("train", index=manifest.index)
+    assert label_fraction_rows(manifest, part, "stemi", 0.25, 0) is None  # a quarter of one patient is none
+    rows = label_fraction_rows(manifest, part, "stemi", 0.5, 0)
+    assert rows is not None
+    assert 0 in rows
+    assert label_fraction_rows(manifest.assign(stemi=1), part, "stemi", 1.0, 0) is None
+
+
+def test_official_split_reads_the_folds() -> None:
+    manifest = pd.DataFrame(
+        {
+            "patient_id": [str(k) for k in range(11)],
+            "external": [True] + [False] * 10,
+            "strat_fold": range(11),
+        }
+    )
+    assert list(assign(manifest, "official")) == ["external"] + ["train"] * 8 + ["validation", "test"]
+
+
+def test_papers_counts_on_ptbxl(ptbxl_table: pd.DataFrame) -> None:
+    table = ptbxl_table[~ptbxl_table.index.isin(REMOVED_IN_1_0_3)]
+    manifest = pd.DataFrame({"patient_id": table.patient_id, "external": False})
+    counts = assign(manifest, "seed42").value_counts()
+    assert counts["train"] + counts["validation"] == 17_447
+    assert counts["test"] == 4_352
+
+    whole_numbers = table.patient_id.astype(int)
+    splitter = GroupShuffleSplit(n_splits=1, random_state=42)
+    train, test = next(splitter.split(table, groups=whole_numbers))
+    assert (len(train), len(test)) == (17_423, 4_376), "ids as numbers sort differently"
+
+
+def test_official_folds_of_ptbxl_keep_patients_apart(ptbxl_table: pd.DataFrame) -> None:
+    manifest = ptbxl_table[["patient_id", "strat_fold"]].assign(external=False)
+    assert assign(manifest, "official").value_counts()["test"] == (manifest.strat_fold == 10).sum()
+
+
+@pytest.mark.parametrize(
+    ("change", "split", "message"),
+    [
+        ({}, "seed43", "must be one of seed42, official"),
+        ({"strat_fold": 0}, "official", "strat_fold must be 1..10"),
+        ({"patient_id": "1"}, "seed42", "at least 3 patients"),
+        ({"patient_id": ["1", "2"] * 10}, "official", "patient 1 is in two parts"),
+    ],
+)
+def test_wrong_input_is_refused(change: dict, split: str, message: str) -> None:
+    manifest = pd.DataFrame({"patient_id": np.arange(20).astype(str), "external": False})
+    manifest["strat_fold"] = [1, 1] * 9 + [10, 10]
+    with pytest.raises(EcglibError, match=message):
+        assign(manifest.assign(**change), split)
+
+
+def test_impossible_fraction_is_refused() -> None:
+    manifest = pd.DataFrame({"patient_id": ["1"], "stemi": [1]})
+    with pytest.raises(EcglibError, match="above 0 and at most 1"):
+        label_fraction_rows(manifest, pd.Series(["train"]), "stemi", 1.5, 0)
