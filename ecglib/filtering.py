@@ -74,7 +74,9 @@ def resample(waveform: np.ndarray, sampling_rate: float, target_rate: float) -> 
         )
     if ratio == 1:
         return waveform
-    return signal.resample_poly(waveform, ratio.numerator, ratio.denominator, axis=1, padtype="reflect")
+    up, down = ratio.numerator, ratio.denominator
+    window = _antialias(max(up, down)).astype(np.result_type(waveform, np.float32))
+    return signal.resample_poly(waveform, up, down, axis=1, padtype="reflect", window=window)
 
 
 def band_pass(waveform: np.ndarray, settings: FilterSettings) -> np.ndarray:
@@ -85,6 +87,13 @@ def band_pass(waveform: np.ndarray, settings: FilterSettings) -> np.ndarray:
     sections = _sections(settings.order, settings.low_hz, settings.high_hz, settings.sampling_rate)
     padding = min(round(PADDING_S * settings.sampling_rate), waveform.shape[1] - 1)
     return signal.sosfiltfilt(sections, waveform, axis=1, padtype="even", padlen=padding)
+
+
+@functools.cache
+def _antialias(factor: int) -> Any:
+    """scipy's own choice for resample_poly, which designs it anew in each call."""
+    kaiser: Any = ("kaiser", 5.0)
+    return signal.firwin(20 * factor + 1, 1 / factor, window=kaiser)
 
 
 @functools.cache

@@ -123,7 +123,7 @@ def _trace_points(waveform: np.ndarray, settings: ImageSettings) -> np.ndarray:
     # Far outside the picture nothing shows, but a fixed-point number could overflow.
     rows = rows.clip(-10 * settings.size, 11 * settings.size)
     points = MARGIN + np.stack([np.broadcast_to(columns, rows.shape), rows], axis=-1)
-    return np.rint(points * 2**SHIFT).astype(np.int32)
+    return np.rint(points * 2**SHIFT).astype(np.int32, order="C")  # OpenCV takes no other order
 
 
 def _ink(traces: list[np.ndarray], settings: ImageSettings) -> np.ndarray:
