@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from ecglib.errors import EcglibError
 from ecglib.profiles import NOTEBOOKS, ROOT
 from ecglib.provenance import atomic_path
 from ecglib.study import Study
+from ecglib.style import outcome_name
 
 RECORD = "ecglib"  # where a page's record lies in the metadata of its last output
 
@@ -80,7 +82,8 @@ def check_executed(path: Path, key: str | None = None) -> dict[str, Any]:
     for cell in code:
         for output in cell["outputs"]:
             if output["output_type"] == "error":
-                raise EcglibError(f"{path.name}: its notebook failed: {output['ename']}: {output['evalue']}")
+                why = " ".join(f"{output['ename']}: {output['evalue']}".split())
+                raise EcglibError(f"{path.name}: its notebook failed: {why}")
     if any(cell["execution_count"] is None and "".join(cell["source"]).strip() for cell in code):
         raise EcglibError(f"{path.name}: a cell was not executed; run `ecglib run` again")
     record = _find_record(code)
@@ -122,7 +125,7 @@ def assemble(plan: dict[str, Any], destination: Path) -> None:
     records = {}
     for page, entry in plan["pages"].items():
         records[page] = check_executed(Path(entry["executed"]), entry["key"])
-        _lift_box(Path(entry["executed"]), executed / f"{page}.ipynb")
+        _lay_out(Path(entry["executed"]), executed / f"{page}.ipynb", records[page])
     keys = {page: entry["key"] for page, entry in plan["pages"].items()}
     (executed / "keys.json").write_text(json.dumps(keys), encoding="utf-8")
     (destination / "book" / "this_run.md").write_text(_this_run(plan, records), encoding="utf-8")
@@ -130,8 +133,8 @@ def assemble(plan: dict[str, Any], destination: Path) -> None:
     (destination / "_toc.yml").write_text(yaml.safe_dump(fit_toc(toc, plan["pages"]), sort_keys=False))
 
 
-def _lift_box(source: Path, target: Path) -> None:
-    """Copy an executed notebook with its box of provenance right under the title."""
+def _lay_out(source: Path, target: Path, record: dict[str, Any]) -> None:
+    """Copy an executed notebook with its outcome in the title and its box of provenance right under it."""
     content = json.loads(source.read_text(encoding="utf-8"))
     cells = content["cells"]
     box = next(
@@ -139,6 +142,10 @@ def _lift_box(source: Path, target: Path) -> None:
     )
     cells.remove(box)
     cells.insert(1, box)
+    if record["outcome"]:  # one notebook makes several pages
+        title = f"# {outcome_name(record['outcome'])}: "
+        cells[0]["source"] = "".join(cells[0]["source"]).replace("# ", title, 1)
+    box["metadata"]["tags"] = ["remove-input"]  # the call says nothing to a reader
     content["metadata"].pop("papermill", None)  # it holds paths of this machine
     target.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
@@ -167,7 +174,12 @@ def fit_toc(toc: Any, pages: Iterable[str]) -> Any:
         if notebook is None:
             entries.append(fit_toc(entry, pages))
         else:
-            fitting = [{"file": f"book/executed/{page}"} for page in pages if page.startswith(notebook)]
+            title = entry["title"].partition(":")[0]
+            outcomes = [page.removeprefix(f"{notebook}_") for page in pages if page.startswith(notebook)]
+            fitting = [
+                {"file": f"book/executed/{notebook}_{o}", "title": f"{title}: {outcome_name(o)}"}
+                for o in outcomes
+            ]
             entries += [e for e in fitting if e not in entries]
     return entries
 
@@ -187,14 +199,16 @@ def build(plan: dict[str, Any], source: Path, html_folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     index = source / "_build" / "html" / "index.html"
     if done.returncode or not index.exists():
-        lines = [
-            line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "rror" in line
-        ]
-        raise EcglibError(
-            f"the book did not build: {lines[0] if lines else 'no page'}; its pages or prose need mending"
-        )
+        raise EcglibError(f"the book did not build: {first_complaint(done.stdout + done.stderr)}")
     shutil.rmtree(html_folder, ignore_errors=True)
     shutil.copytree(source / "_build" / "html", html_folder)
+
+
+def first_complaint(output: str) -> str:
+    """The first warning or error in what Jupyter Book printed, without its colours."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
+    complaint = re.search(r"^.*\b(WARNING|ERROR|CRITICAL|\w+Error): .+$", plain, re.MULTILINE)
+    return complaint[0] if complaint else "no page was written; run jupyter-book by hand to see why"
 
 
 def main(plan_path: Path) -> None:

