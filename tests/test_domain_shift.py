@@ -1,6 +1,8 @@
 """Distances between distributions of pixel intensities: against scipy, by hand, by the laws of a metric."""
 
 import time
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,11 +151,20 @@ def test_natural_images_are_the_photographs_of_two_wheels():
     assert natural_images(32).pixels.shape == (22, 32, 32, 3)
 
 
-def test_a_missing_wheel_gives_one_clear_line(monkeypatch):
-    monkeypatch.setattr("ecglib.domain_shift.distribution", lambda name: type("Empty", (), {"files": None}))
+def test_a_missing_wheel_or_photograph_gives_one_clear_line(monkeypatch, tmp_path):
+    def absent(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("ecglib.domain_shift.distribution", absent)
     with pytest.raises(
         EcglibError, match="wheel foolbox with its photographs is not installed: run make setup"
     ):
+        natural_images()
+    broken = tmp_path / "imagenet_00_243.jpg"
+    broken.write_bytes(b"no picture")
+    file = SimpleNamespace(match=lambda pattern: True, locate=lambda: broken)
+    monkeypatch.setattr("ecglib.domain_shift.distribution", lambda name: SimpleNamespace(files=[file]))
+    with pytest.raises(EcglibError, match=r"imagenet_00_243\.jpg is no readable photograph"):
         natural_images()
 
 

@@ -60,7 +60,7 @@ def predictions(draw):
     return np.array(y_true), np.array(y_score), np.array(patients)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(predictions())
 def test_scores_equal_scikit_learn(data):
     y_true, y_score, _ = data
@@ -91,7 +91,7 @@ def test_each_draw_equals_scikit_learn_on_the_resampled_records():
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(predictions(), st.integers(2, 3))
 def test_duplicating_every_record_of_every_patient_changes_no_draw(data, times):
     y_true, y_score, groups = data
@@ -100,7 +100,7 @@ def test_duplicating_every_record_of_every_patient_changes_no_draw(data, times):
     np.testing.assert_allclose(again[["auroc", "auprc"]], once[["auroc", "auprc"]], rtol=0, atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(predictions())
 def test_a_strictly_monotone_transform_changes_no_draw_and_reversal_mirrors_auroc(data):
     y_true, y_score, groups = data
@@ -120,7 +120,7 @@ def test_the_order_of_the_records_changes_nothing(data, random):
     pd.testing.assert_frame_equal(shuffled, bootstrap(*data, n_draws=20, seed=2))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(predictions())
 def test_scores_lie_in_their_range_and_perfect_scores_give_one(data):
     y_true, y_score, groups = data

@@ -1,0 +1,398 @@
+"""The paper's numbers, ours beside them, and a verdict that is computed, never typed.
+
+`book/claims.csv` holds every number that the paper gives for its cohorts and results (npj Digital Medicine 6,
+108, 2023), in our own words. `judge` sets the study's numbers against them by the rules in its docstring.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ecglib.errors import EcglibError
+
+CLAIMS_FILE = Path(__file__).resolve().parent.parent / "book" / "claims.csv"
+TEXT_COLUMNS = ("id", "source", "kind", "outcome", "part", "model", "reference", "metric", "statement")
+NUMBER_COLUMNS = ("fraction", "reference_fraction", "paper_value", "paper_low", "paper_high")
+# A claim about "the others" is held against the models here that were pretrained on photographs.
+STRONGEST, WEAKEST = "strongest_other", "weakest_other"
+CONTROLS = ("random", "heartbeit")  # never one of "the others"
+ANY_PART = "any"
+IN_PERCENT = ("relative difference", "no difference", "at least as good")
+# About the paper's own smallest gain at 1 % of the labels (4.8 %): equality must be shown closer than that.
+EQUALITY_MARGIN = 5.0  # percent of the other model's score
+
+REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
+SYNTHETIC, ENRICHED = "not comparable: synthetic cohort", "not comparable: enriched subset"
+NOT_TESTABLE = "not testable here"
+VERDICTS = (REPRODUCED, NOT_REPRODUCED, SYNTHETIC, ENRICHED, NOT_TESTABLE)
+
+Row = dict[str, Any]
+Verdict = tuple[str, str]  # verdict, reason
+OURS = (
+    "ours",
+    "low",
+    "high",
+    "n",
+    "n_patients",
+    "n_positive",
+    "step",
+    "against",
+    "n_runs",
+    "runs_low",
+    "runs_high",
+)
+
+
+def read_claims(path: Path = CLAIMS_FILE) -> pd.DataFrame:
+    """Read the paper's claims, one row for each number: the columns above, and `decimals` as printed.
+
+    Values are AUROC or AUPRC, relative differences in percent, distances in grey levels, counts, prevalences
+    in percent. Raises EcglibError for a missing file or column, an unknown kind, a repeated id, a bad number.
+    """
+    if not path.exists():
+        raise EcglibError(f"no claims at {path}: restore book/claims.csv from git")
+    claims = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if missing := [name for name in TEXT_COLUMNS + NUMBER_COLUMNS if name not in claims.columns]:
+        raise EcglibError(f"{path.name} lacks the columns {', '.join(missing)}: restore it from git")
+    claims["decimals"] = [len(text.partition(".")[2]) for text in claims["paper_value"]]
+    for name in NUMBER_COLUMNS:
+        try:
+            claims[name] = [float(text or "nan") for text in claims[name]]
+        except ValueError as error:
+            raise EcglibError(f"{path.name}: column {name}: {error}; write a plain number") from error
+    _check_claims(claims, path.name)
+    return claims
+
+
+def cohort_counts(
+    manifest: pd.DataFrame, parts: pd.Series, outcomes: Sequence[str], split: str
+) -> pd.DataFrame:
+    """Records, patients and prevalence (percent) by outcome and part, as in the paper's Table 1.
+
+    `manifest` and `parts` have one row per record; the paper's fine-tuning data are our train and validation.
+    Columns: outcome, split, part (all, fine_tune, test, external), metric, value, n.
+    """
+    members = {"all": parts.notna(), "fine_tune": parts.isin(["train", "validation"])}
+    members |= {part: parts == part for part in ("test", "external")}
+    rows: list[Row] = []
+    for part, member in members.items():
+        records = manifest.loc[member.to_numpy()]
+        head = {"split": split, "part": part, "n": len(records)}
+        for outcome in outcomes if len(records) else ():
+            prevalence = 100 * float(records[outcome].to_numpy().mean())
+            numbers = {"n_records": len(records), "n_patients": len(set(records["patient_id"]))}
+            for metric, value in {**numbers, "prevalence": prevalence}.items():
+                rows.append({"outcome": outcome, **head, "metric": metric, "value": value})
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class _Results:
+    """What the study found, as rows, restricted to one protocol, split and kind of cell."""
+
+    scores: list[Row]
+    differences: list[Row]
+    distances: list[Row]
+    counts: list[Row]
+    synthetic: bool
+    comparable: bool
+
+    def outcomes(self) -> set[str]:
+        return {row["outcome"] for row in [*self.scores, *self.counts]}
+
+    def models(self) -> set[str]:
+        return {row["model"] for row in [*self.scores, *self.differences]}
+
+
+def judge(
+    claims: pd.DataFrame,
+    scores: pd.DataFrame,
+    *,
+    synthetic: bool,
+    comparable: bool,
+    differences: pd.DataFrame | None = None,
+    distances: pd.DataFrame | None = None,
+    counts: pd.DataFrame | None = None,
+    protocol: str = "honest",
+    split: str = "official",
+    kind: str = "finetuned",
+) -> pd.DataFrame:
+    """Set our numbers beside each claim and compute the verdict.
+
+    `scores`: as `metrics.score_cell` with the columns of the cell (outcome, model, split, fraction, draw;
+    kind and seed if there are several). `differences`: as `metrics.paired_difference` of HeartBEiT and
+    `model`, with the same columns, and `reference_fraction` where the other model had another fraction.
+    `distances`: the table of `domain_shift`. `counts`: `cohort_counts`. Of several runs the first draw and
+    seed is judged, fixed in advance; the range over all runs (runs_low, runs_high) stands beside it.
+
+    The first rule that fits gives the verdict:
+
+    1. *not testable here*: words rather than a number, an outcome or model that is not here, no such number
+       computed, a cell that is not estimable.
+    2. *not comparable: synthetic cohort*, then *not comparable: enriched subset*: our number stands beside
+       the paper's, unjudged. Distances between photographs do not depend on the cohort.
+    3. value, distance: *reproduced* if the paper's value lies in our interval.
+    4. relative difference: *reproduced* if ours has the paper's sign and its interval excludes 0. A margin
+       over "the others" is taken against the strongest (least margin) or weakest (largest margin) of the
+       models here pretrained on photographs.
+    5. no difference: *not reproduced* if our interval excludes 0; *reproduced* if it lies within 5 % of 0;
+       else *not testable here*, for a wide interval shows nothing. "At least as good" looks at the lower
+       side only.
+    6. count: *reproduced* if ours, rounded as the paper's, is the same.
+
+    Returns the claims with ours, low, high (relative differences in percent), n, n_patients, n_positive,
+    step, against (the model compared with), n_runs, runs_low, runs_high, protocol, split, verdict, reason.
+    """
+    results = _Results(
+        _chosen(scores, protocol=protocol, split=split, kind=kind),
+        _chosen(differences, protocol=protocol, split=split, kind=kind),
+        _rows(distances),
+        _rows(counts),
+        synthetic,
+        comparable,
+    )
+    if not results.scores:
+        raise EcglibError(
+            f"no {kind} score of split {split} under protocol {protocol}: judge what was scored"
+        )
+    judged = []
+    for claim in _rows(claims):
+        ours, lack = _find(claim, results)
+        verdict, reason = (NOT_TESTABLE, lack) if lack else _judge(claim, ours, results)
+        used = {"protocol": protocol, "split": ours.pop("split", split)}
+        judged.append({**claim, **dict.fromkeys(OURS), **ours, **used, "verdict": verdict, "reason": reason})
+    return pd.DataFrame(judged)
+
+
+def readable(judged: pd.DataFrame) -> pd.DataFrame:
+    """The judged claims as text for a page: claim, source, paper, ours, n, protocol, verdict, reason."""
+    rows = []
+    for row in _rows(judged):
+        scored = row["kind"] not in ("count", "distance", "statement")
+        digits = row["decimals"] if row["kind"] == "count" else 1 if row["kind"] in IN_PERCENT else 2
+        rows.append(
+            {
+                "claim": row["statement"],
+                "source": row["source"],
+                "paper": _text(row, row["decimals"], row["paper_value"], row["paper_low"], row["paper_high"]),
+                "ours": _text(row, digits, row["ours"], row["low"], row["high"]),
+                "n": "" if pd.isna(row["n"]) else f"{int(row['n']):,}",
+                "protocol": row["protocol"] if scored else "",
+                "verdict": row["verdict"],
+                "reason": row["reason"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# --- which of our numbers belongs to a claim: the number, or why there is none ---
+
+
+def _find(claim: Row, results: _Results) -> tuple[Row, str]:
+    lack = ""
+    if claim["outcome"] and claim["outcome"] not in results.outcomes():
+        lack = f"no outcome {claim['outcome']} here"
+    for name in (claim["model"], claim["reference"]):
+        if not lack and name and name not in {STRONGEST, WEAKEST} | results.models():
+            lack = f"no model {name} here"
+    return ({}, lack) if lack else FINDERS[claim["kind"]](claim, results)
+
+
+def _find_score(claim: Row, results: _Results) -> tuple[Row, str]:
+    runs = [row for row in results.scores if row["model"] == claim["model"] and _fits(claim, row)]
+    return _first_run(runs, lambda row: (row["value"], row["low"], row["high"]), "no such cell was computed")
+
+
+def _find_difference(claim: Row, results: _Results) -> tuple[Row, str]:
+    """The paired difference to the model named, or to the strongest or weakest of the others, in percent."""
+    runs_of: dict[tuple[str, str], list[Row]] = {}
+    for row in results.differences:
+        others = row["model"] not in CONTROLS and claim["reference"] in (STRONGEST, WEAKEST)
+        if (others or row["model"] == claim["reference"]) and _fits(claim, row):
+            runs_of.setdefault((row["model"], str(row.get("part"))), []).append(row)
+    found, lack = [], "no such comparison was made"
+    for (other, _), runs in runs_of.items():
+        ours, lack_here = _first_run(runs, _percent, lack)
+        lack = lack_here or lack
+        if ours:
+            found.append(ours | {"against": other})
+    if not found:
+        return {}, lack
+    return (max if claim["reference"] == WEAKEST else min)(found, key=lambda ours: ours["ours"]), ""
+
+
+def _find_distance(claim: Row, results: _Results) -> tuple[Row, str]:
+    for row in results.distances:
+        if row["combination"] == claim["part"]:
+            ours = {"ours": row["mean"], "low": row["low"], "high": row["high"], "n": row["n_pairs"]}
+            return ours | {"n_photographs": row["n_b"] if "natural" in claim["part"] else 0}, ""
+    return {}, "no such distance was computed"
+
+
+def _find_count(claim: Row, results: _Results) -> tuple[Row, str]:
+    for row in results.counts:
+        keys = ("outcome", "part", "metric")
+        if claim["fraction"] == 1 and all(row[key] == claim[key] for key in keys):
+            return {"ours": row["value"], "n": row["n"], "split": row["split"]}, ""
+    return {}, "no such count was made"
+
+
+def _fits(claim: Row, row: Row) -> bool:
+    """Whether a row of scores or differences is about the claim's outcome, fractions, part and metric."""
+    reference_fraction, fraction = claim["reference_fraction"], row["fraction"]
+    wanted = claim["fraction"] if math.isnan(reference_fraction) else reference_fraction
+    if row["outcome"] != claim["outcome"] or not math.isclose(fraction, claim["fraction"]):
+        return False
+    if not math.isclose(row.get("reference_fraction", fraction), wanted):
+        return False
+    # A cell whose fraction lacks a class has one row without part and metric: it stands for all of them.
+    if not isinstance(row.get("metric"), str):
+        return True
+    return row["metric"] == claim["metric"] and claim["part"] in (ANY_PART, row["part"])
+
+
+def _first_run(
+    runs: list[Row], numbers: Callable[[Row], tuple[float, float, float]], none: str
+) -> tuple[Row, str]:
+    """The run with the lowest draw and seed, and the range over all runs."""
+    if not runs:
+        return {}, none
+    runs = sorted(runs, key=_run)
+    if len({_run(row) for row in runs}) < len(runs):
+        raise EcglibError(
+            f"two scores of one cell ({runs[0]['outcome']}, {runs[0]['model']}): give each once"
+        )
+    if not runs[0].get("estimable", True):
+        return {}, f"not estimable: {runs[0]['reason']}"
+    value, low, high = numbers(runs[0])
+    if not math.isfinite(value):
+        return {}, "the other model's score is 0: no relative difference"
+    values = [numbers(row)[0] for row in runs if row.get("estimable", True)]
+    known = {name: runs[0].get(name) for name in ("n", "n_patients", "n_positive", "step")}
+    spread = {"n_runs": len(values), "runs_low": min(values), "runs_high": max(values)}
+    return {"ours": value, "low": low, "high": high, **known, **spread}, ""
+
+
+def _run(row: Row) -> tuple[int, int]:
+    return int(row["draw"]), int(row.get("seed", 0))
+
+
+def _percent(row: Row) -> tuple[float, float, float]:
+    if row["value_b"] == 0:
+        return math.nan, math.nan, math.nan
+    return tuple(100 * row[name] / row["value_b"] for name in ("value", "low", "high"))
+
+
+FINDERS: dict[str, Callable[[Row, _Results], tuple[Row, str]]] = {
+    "value": _find_score,
+    "relative difference": _find_difference,
+    "no difference": _find_difference,
+    "at least as good": _find_difference,
+    "distance": _find_distance,
+    "count": _find_count,
+    "statement": lambda claim, results: ({}, "words, not a number: no score decides it"),
+}
+
+
+# --- the rules ---
+
+
+def _judge(claim: Row, ours: Row, results: _Results) -> Verdict:
+    n_photographs = ours.pop("n_photographs", 0)
+    of_photographs_only = claim["kind"] == "distance" and "ecg" not in claim["part"]
+    if results.synthetic and not of_photographs_only:
+        return SYNTHETIC, "made-up ECGs neither confirm nor refute it"
+    if not results.comparable and not of_photographs_only:
+        return ENRICHED, "chosen records: prevalence and scores are not PTB-XL's"
+    verdict, reason = RULES[claim["kind"]](claim, ours)
+    if n_photographs:
+        reason += f"; {n_photographs} photographs stand in for 1,000"
+    return verdict, reason + (f"; against {ours['against']}" if "against" in ours else "")
+
+
+def _inside(claim: Row, ours: Row) -> Verdict:
+    if ours["low"] <= claim["paper_value"] <= ours["high"]:
+        return REPRODUCED, "our interval holds the paper's value"
+    side = "above" if ours["low"] > claim["paper_value"] else "below"
+    return NOT_REPRODUCED, f"our interval lies {side} the paper's value"
+
+
+def _same_sign(claim: Row, ours: Row) -> Verdict:
+    sign = math.copysign(1, claim["paper_value"])
+    nearest, farthest = sorted((sign * ours["low"], sign * ours["high"]))
+    if nearest > 0:
+        return REPRODUCED, "same sign, and our interval excludes 0"
+    if farthest < 0:
+        return NOT_REPRODUCED, "the difference has the other sign"
+    return NOT_REPRODUCED, "our interval includes 0"
+
+
+def _no_difference(claim: Row, ours: Row) -> Verdict:
+    if ours["low"] > 0 or ours["high"] < 0:
+        return NOT_REPRODUCED, f"our interval lies {'above' if ours['low'] > 0 else 'below'} 0"
+    if max(-ours["low"], ours["high"]) <= EQUALITY_MARGIN:
+        return REPRODUCED, f"our interval lies within {EQUALITY_MARGIN:g} % of 0"
+    return NOT_TESTABLE, f"our interval is too wide to show equality within {EQUALITY_MARGIN:g} %"
+
+
+def _not_worse(claim: Row, ours: Row) -> Verdict:
+    if ours["high"] < 0:
+        return NOT_REPRODUCED, "our interval lies below 0"
+    if ours["low"] >= -EQUALITY_MARGIN:
+        return REPRODUCED, f"at most {EQUALITY_MARGIN:g} % worse over all our interval"
+    return NOT_TESTABLE, f"our interval is too wide: it reaches more than {EQUALITY_MARGIN:g} % below 0"
+
+
+def _same_digits(claim: Row, ours: Row) -> Verdict:
+    same = round(ours["ours"], int(claim["decimals"])) == claim["paper_value"]
+    return (REPRODUCED, "the same number") if same else (NOT_REPRODUCED, "another number")
+
+
+RULES: dict[str, Callable[[Row, Row], Verdict]] = {
+    "value": _inside,
+    "relative difference": _same_sign,
+    "no difference": _no_difference,
+    "at least as good": _not_worse,
+    "distance": _inside,
+    "count": _same_digits,
+}
+
+# --- tables ---
+
+
+def _rows(table: pd.DataFrame | None) -> list[Row]:
+    return [] if table is None else table.to_dict("records")
+
+
+def _chosen(table: pd.DataFrame | None, **wanted: str) -> list[Row]:
+    rows = _rows(table)
+    return [row for row in rows if all(row.get(name, value) == value for name, value in wanted.items())]
+
+
+def _check_claims(claims: pd.DataFrame, name: str) -> None:
+    for claim in _rows(claims):
+        where = f"{name}: claim {claim['id'] or '(no id)'}"
+        if claim["kind"] not in FINDERS:
+            raise EcglibError(
+                f"{where} has the unknown kind {claim['kind']!r}: take one of {', '.join(FINDERS)}"
+            )
+        if not claim["statement"] or not claim["source"]:
+            raise EcglibError(f"{where} needs a statement and its source in the paper: write them")
+        if math.isnan(claim["paper_value"]) != (claim["kind"] == "statement"):
+            raise EcglibError(f"{where} needs a paper_value, and a statement none: mend it")
+    twice = claims["id"].duplicated().to_numpy()
+    if twice.any():
+        raise EcglibError(f"{name}: claim {claims['id'].to_numpy()[twice][0]} stands twice: keep one row")
+
+
+def _text(claim: Row, digits: int, value: float, low: float, high: float) -> str:
+    """`value unit (low to high)`, or nothing where there is no number."""
+    if pd.isna(value):
+        return ""
+    unit = " %" if claim["kind"] in IN_PERCENT or claim["metric"] == "prevalence" else ""
+    interval = "" if pd.isna(low) else f" ({low:,.{digits}f} to {high:,.{digits}f})"
+    return f"{value:,.{digits}f}{unit}{interval}"
