@@ -209,7 +209,7 @@ def _why(plan: dict[str, Any], folder: Path) -> str:
     """The message of the page that failed, in one line."""
     for page in plan["pages"]:
         failed = folder / "logs" / f"{page}.ipynb"
-        if failed.exists():
+        if failed.exists() and failed.stat().st_size:  # Snakemake leaves an empty one where all went well
             for cell in json.loads(failed.read_text(encoding="utf-8"))["cells"]:
                 for output in cell.get("outputs", []):
                     if output["output_type"] == "error":

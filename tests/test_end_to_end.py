@@ -1,0 +1,124 @@
+"""The study as its users run it: one command, from records to pages, on the smallest profile."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ecglib.profiles import ROOT, load_profile
+from ecglib.study import pages
+
+BIN = Path(sys.executable).parent
+pytestmark = pytest.mark.xdist_group("end_to_end")
+FINETUNING = {"05_finetuning_stemi", "06_results", "08_saliency"}
+
+
+class Run:
+    """`ecglib run smoke` with a folder of results of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.html = folder / "smoke", folder / "html"
+        self.environment = os.environ | {"ECGLIB_RUNS": str(folder)}
+
+    def start(self, *overrides: str) -> subprocess.Popen:
+        settings = [word for override in overrides for word in ("--set", override)]
+        command = [BIN / "ecglib", "run", "smoke", "--html", self.html, *settings]
+        return subprocess.Popen(command, env=self.environment, stderr=subprocess.PIPE, text=True)
+
+    def finish(self, *overrides: str) -> str:
+        process = self.start(*overrides)
+        said = process.communicate()[1]
+        assert process.returncode == 0, said + (self.folder / "snakemake.log").read_text()
+        return said
+
+
+def pages_said(said: str, what: str) -> set[str]:
+    line = next(line for line in said.splitlines() if line.startswith(f"pages {what}:"))
+    return set(line.split(":")[1].strip().split(", ")) - {"none"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(tmp_path_factory.mktemp("runs"))
+    run.finish()
+    return run
+
+
+ALL_PAGES = set(pages(load_profile("smoke")))
+
+
+def test_every_page_carries_what_made_it(run: Run) -> None:
+    for page in ALL_PAGES:
+        text = (run.html / "book" / "executed" / f"{page}.html").read_text()
+        assert "How this page was made" in text
+        assert "Embedded synthetic cohort" in text
+        assert f"papermill notebooks/{page[:2]}" in text
+        assert str(ROOT) not in text
+        assert str(run.folder) not in text
+
+
+def test_no_page_asks_the_network_for_anything(run: Run) -> None:
+    loads = re.compile(r'<(?:script|img|iframe|link)[^>]+(?:src|href)="(https?:)?//[^"]+"')
+    for path in run.html.rglob("*.html"):
+        found = [tag[0] for tag in loads.finditer(path.read_text()) if 'rel="canonical"' not in tag[0]]
+        assert not found, f"{path.name}: {found[0]}"
+
+
+def test_cells_hold_predictions_for_every_scored_step(run: Run) -> None:
+    folders = list((run.folder / "cells").iterdir())
+    assert folders
+    for folder in folders:
+        table = pd.read_parquet(folder / "predictions.parquet")
+        assert table["y_score"].between(0, 1).all()
+        patients = table.groupby("part")["patient_id"].agg(set)
+        assert not patients["validation"] & patients["test"]
+        assert json.loads((folder / "made.json").read_text())["commit"]
+
+
+def test_the_same_command_again_makes_nothing(run: Run) -> None:
+    said = run.finish()
+    assert pages_said(said, "made") == set()
+    assert "results made:    none" in said
+
+
+def test_one_setting_makes_again_only_what_depends_on_it(run: Run) -> None:
+    said = run.finish("05_finetuning.steps=3")
+    assert pages_said(said, "made") == FINETUNING
+    assert pages_said(said, "unchanged") == ALL_PAGES - FINETUNING
+    made = next(line for line in said.splitlines() if line.startswith("results made"))
+    assert "cells" in made
+    for upstream in ("images", "tokenizer", "encoder", "features"):
+        assert upstream not in made
+    assert "changed" in (run.html / "book" / "executed" / "05_finetuning_stemi.html").read_text()
+
+
+def test_a_killed_run_goes_on(run: Run) -> None:
+    longer = "04_pretraining.steps=60"
+    process = run.start(longer)
+    ledger = run.folder / "ledger.jsonl"
+    before, deadline = ledger.stat().st_size, time.time() + 120
+    while ledger.stat().st_size == before and time.time() < deadline:  # until a notebook is at work
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    said = run.finish(longer)
+    assert "04_pretraining" in pages_said(said, "made")
+    assert pages_said(said, "made").isdisjoint({"01_cohorts", "02_preprocessing", "03_tokens"})
+
+
+def test_a_notebook_runs_alone_from_any_folder(run: Run, tmp_path: Path) -> None:
+    command = [BIN / "papermill", ROOT / "notebooks" / "05_finetuning.ipynb", "out.ipynb"]
+    words = ["-p", "outcome", "stemi", "-p", "profile", "smoke", "--no-progress-bar"]
+    done = subprocess.run(
+        [*command, *words], cwd=tmp_path, env=run.environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "How this page was made" in (tmp_path / "out.ipynb").read_text()
