@@ -243,16 +243,20 @@ def _find_count(claim: Row, results: _Results) -> tuple[Row, str]:
 
 def _fits(claim: Row, row: Row) -> bool:
     """Whether a row of scores or differences is about the claim's outcome, fractions, part and metric."""
-    reference_fraction, fraction = claim["reference_fraction"], row["fraction"]
-    wanted = claim["fraction"] if math.isnan(reference_fraction) else reference_fraction
-    if row["outcome"] != claim["outcome"] or not math.isclose(fraction, claim["fraction"]):
+    if row["outcome"] != claim["outcome"] or not math.isclose(row["fraction"], claim["fraction"]):
         return False
-    if not math.isclose(row.get("reference_fraction", fraction), wanted):
+    if not math.isclose(_reference_fraction(row), _reference_fraction(claim)):
         return False
     # A cell whose fraction lacks a class has one row without part and metric: it stands for all of them.
     if not isinstance(row.get("metric"), str):
         return True
     return row["metric"] == claim["metric"] and claim["part"] in (ANY_PART, row["part"])
+
+
+def _reference_fraction(row: Row) -> float:
+    """The other model's label fraction: its own if there is one, else that of HeartBEiT."""
+    own = row.get("reference_fraction", math.nan)
+    return row["fraction"] if math.isnan(own) else own
 
 
 def _first_run(

@@ -178,6 +178,10 @@ def test_no_difference_must_be_shown_and_a_wide_interval_does_not_show_it(low, h
 def test_a_tenth_of_the_data_is_compared_with_the_others_full_data(low, high, expected):
     table = difference((low + high) / 2, low, high, fraction=0.1, reference_fraction=1.0)
     assert verdict(TENTH, table)["verdict"] == expected
+    # Joined tables leave the column empty where both models had one fraction.
+    same = difference(0.03, 0.01, 0.05)
+    assert verdict(LEAST, table, same)["verdict"] == "reproduced"
+    assert verdict(TENTH, table, same)["verdict"] == expected
     same_fraction = difference(0.1, 0.05, 0.15, fraction=0.1)
     assert verdict(TENTH, same_fraction)["reason"] == "no such comparison was made"
 
