@@ -1,0 +1,290 @@
+"""Images and tokens as memory-mapped arrays, with the manifest and a checksum of every file.
+
+A folder of images holds `images-00000.npy`, ... (n, size, size) uint8, `manifest.parquet` (one row per image)
+and `checksums.json`, written anew as each file is finished: a killed run goes on with the next shard.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ecglib.datasets import Cohort
+from ecglib.errors import EcglibError
+from ecglib.filtering import FilterSettings, preprocess
+from ecglib.image import ImageSettings, draw
+from ecglib.progress import track
+from ecglib.provenance import atomic_path, code_hash, digest, file_sha256
+from ecglib.records import LEADS_8
+
+SHARD_SIZE = 512  # images per shard: 25 MB at 224 x 224
+CHUNK_SIZE = 64  # images that one worker makes at a time
+POOL_FROM = 8  # chunks from which a pool of processes, which takes a second or two to start, pays
+_MANIFEST = "manifest.parquet"
+_CHECKSUMS = "checksums.json"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """All that a worker needs to turn rows of a cohort into images."""
+
+    cohort: Cohort
+    filter_settings: FilterSettings
+    image_settings: ImageSettings
+
+    def draw_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Images (n, size, size) uint8 of these rows of the cohort's manifest."""
+        size = self.image_settings.size
+        pixels = np.empty((len(rows), size, size), np.uint8)
+        for image, record in zip(pixels, self.cohort.read_many(rows), strict=True):
+            try:
+                waveform = preprocess(record.select(LEADS_8), record.sampling_rate, self.filter_settings)
+                image[:] = draw(waveform, self.image_settings)
+            except EcglibError as error:
+                raise EcglibError(f"record {record.record_id}: {error}") from error
+        return pixels
+
+
+def write_images(
+    cohort: Cohort,
+    filter_settings: FilterSettings,
+    image_settings: ImageSettings,
+    directory: Path,
+    *,
+    rows: Sequence[int] | np.ndarray | None = None,
+    workers: int | None = None,
+) -> None:
+    """Draw records of the cohort (all, or those at the positions `rows`) into `directory`.
+
+    Shards that are already there and whole are kept; the bytes do not depend on `workers` (all cores by
+    default). Raises EcglibError where the folder holds images of other data, settings or code.
+    """
+    chosen = np.arange(len(cohort)) if rows is None else np.asarray(rows)
+    job = _Job(cohort, filter_settings, image_settings)
+    code = code_hash("ecglib.shards")
+    recipe = digest([cohort.fingerprint, chosen.tolist(), filter_settings, image_settings, code])
+    checksums = _Checksums(directory, recipe, len(chosen))
+    todo = [name for name in checksums.shard_names() if not checksums.holds(name)]
+    chunks = [chunk for name in todo for chunk in _chunks(chosen[checksums.span(name)])]
+    with _mapper(job, chunks, workers) as images:
+        drawn = track(images, "drawing ECGs", len(chunks), "chunk")
+        for name in todo:
+            _write_shard(directory / name, checksums.span(name), drawn, image_settings.size)
+            checksums.add(name)
+    with atomic_path(directory / _MANIFEST) as path:
+        cohort.manifest.iloc[chosen].reset_index(drop=True).to_parquet(path, index=False)
+    checksums.add(_MANIFEST)
+
+
+def _chunks(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[start : start + CHUNK_SIZE] for start in range(0, len(rows), CHUNK_SIZE)]
+
+
+def _write_shard(path: Path, span: slice, drawn: Iterator[np.ndarray], size: int) -> None:
+    """Take chunks until the shard is full, and save it."""
+    pixels = np.empty((span.stop - span.start, size, size), np.uint8)
+    done = 0
+    while done < len(pixels):
+        chunk = next(drawn)
+        pixels[done : done + len(chunk)] = chunk
+        done += len(chunk)
+    with atomic_path(path) as partial, open(partial, "wb") as stream:
+        np.save(stream, pixels)
+
+
+@contextmanager
+def _mapper(job: _Job, chunks: list[np.ndarray], workers: int | None) -> Iterator[Iterator[np.ndarray]]:
+    """Yield the chunks' images in order, made by a pool of processes where there are enough to pay for it."""
+    n_workers = min(workers or os.cpu_count() or 1, len(chunks))
+    if n_workers <= 1 or (workers is None and len(chunks) < POOL_FROM):
+        yield map(job.draw_rows, chunks)
+        return
+    # Spawned, not forked: a fork would copy the locks of the parent's threads (torch, OpenCV) in any state.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(n_workers, context, initializer=_start_worker, initargs=(job,))
+    try:
+        yield pool.map(_draw_in_worker, chunks)
+    except BrokenProcessPool as error:
+        raise EcglibError("a process that drew ECGs was killed (out of memory?); run it again") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker_job: list[_Job] = []  # set once in each worker, so that the cohort is not sent with every chunk
+
+
+def _start_worker(job: _Job) -> None:
+    _worker_job.append(job)
+
+
+def _draw_in_worker(rows: np.ndarray) -> np.ndarray:
+    return _worker_job[0].draw_rows(rows)
+
+
+class _Checksums:
+    """What `checksums.json` says: the recipe, the number of images, and the SHA-256 of each finished file."""
+
+    def __init__(self, directory: Path, recipe: str, n_images: int) -> None:
+        self.directory = directory
+        self.state = {"recipe": recipe, "n_images": n_images, "files": {}}
+        if (directory / _CHECKSUMS).exists():
+            self.state = _read_checksums(directory)
+            if self.state["recipe"] != recipe:
+                raise EcglibError(
+                    f"{directory} holds images of other data, settings or code; delete it or take another"
+                )
+
+    def shard_names(self) -> list[str]:
+        return _shard_names(self.state["n_images"])
+
+    def span(self, name: str) -> slice:
+        """Positions of the shard's images."""
+        start = self.shard_names().index(name) * SHARD_SIZE
+        return slice(start, min(start + SHARD_SIZE, self.state["n_images"]))
+
+    def holds(self, name: str) -> bool:
+        """Whether the file is finished and unchanged."""
+        path = self.directory / name
+        return path.exists() and self.state["files"].get(name) == file_sha256(path)
+
+    def add(self, name: str) -> None:
+        self.state["files"][name] = file_sha256(self.directory / name)
+        with atomic_path(self.directory / _CHECKSUMS) as path:
+            path.write_text(json.dumps(self.state, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def _shard_names(n_images: int) -> list[str]:
+    return [f"images-{shard:05d}.npy" for shard in range(-(-n_images // SHARD_SIZE))]
+
+
+def _read_checksums(directory: Path) -> dict:
+    path = directory / _CHECKSUMS
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        if {"recipe", "n_images", "files"} <= state.keys():
+            return state
+    except FileNotFoundError:
+        raise EcglibError(
+            f"{directory} holds no images: {_CHECKSUMS} is missing; prepare them first"
+        ) from None
+    except (ValueError, AttributeError):
+        pass
+    raise EcglibError(f"{path} cannot be read; delete {directory} and prepare the images again")
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """Images of a cohort, memory-mapped: nothing is read until it is asked for.
+
+    manifest: one row per image, as the cohort's. data_hash: over the checksums of all files.
+    """
+
+    directory: Path
+    manifest: pd.DataFrame
+    shards: tuple[np.ndarray, ...]
+    checksums: dict[str, str]
+
+    @classmethod
+    def open(cls, directory: Path) -> "ImageStore":
+        """Open a finished folder. Raises EcglibError where a file is missing or does not fit the others."""
+        state = _read_checksums(directory)
+        names = _shard_names(state["n_images"])
+        missing = [name for name in (*names, _MANIFEST) if name not in state["files"]]
+        if missing:
+            raise EcglibError(
+                f"{directory} is not finished: {missing[0]} is missing; prepare the images again"
+            )
+        shards = tuple(_open_shard(directory / name) for name in names)
+        manifest = _read_manifest(directory / _MANIFEST)
+        lengths = [len(shard) for shard in shards]
+        expected = [min(SHARD_SIZE, state["n_images"] - start * SHARD_SIZE) for start in range(len(names))]
+        if lengths != expected or len(manifest) != state["n_images"]:
+            raise EcglibError(
+                f"{directory}: the manifest has {len(manifest)} rows, the shards {sum(lengths)} images, "
+                f"{_CHECKSUMS} says {state['n_images']}; delete the folder and prepare the images again"
+            )
+        return cls(directory, manifest, shards, state["files"])
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.manifest)
+
+    @property
+    def data_hash(self) -> str:
+        """16 hexadecimal digits that change with any image or any row of the manifest."""
+        return digest(self.checksums)
+
+    def pixels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Images (n, size, size) uint8 at these positions, in this order; a row may come more than once."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        outside = (chosen < 0) | (chosen >= len(self))
+        if outside.any():
+            raise EcglibError(f"image {chosen[outside][0]} is not among the {len(self)} of {self.directory}")
+        shard_of, place = np.divmod(chosen, SHARD_SIZE)
+        images = np.empty((len(chosen), *self.shards[0].shape[1:]), np.uint8)
+        for shard in np.unique(shard_of):
+            here = shard_of == shard
+            images[here] = self.shards[shard][place[here]]
+        return images
+
+    def verify(self) -> None:
+        """Compare every file with its checksum. Raises EcglibError naming the first that differs."""
+        for name, expected in track(sorted(self.checksums.items()), "checking images", unit="file"):
+            if file_sha256(self.directory / name) != expected:
+                raise EcglibError(
+                    f"{self.directory / name}: its bytes differ from its checksum; prepare the images again"
+                )
+
+
+def _open_shard(path: Path) -> np.ndarray:
+    array = _open_npy(path, "prepare the images again")
+    if array.ndim != 3 or array.dtype != np.uint8:
+        raise EcglibError(f"{path}: not uint8 images (n, size, size); prepare the images again")
+    return array
+
+
+def _open_npy(path: Path, repair: str) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise EcglibError(f"{path}: no such file; {repair}") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise EcglibError(f"{path}: cut short or not an array ({error}); {repair}") from error
+
+
+def _read_manifest(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise EcglibError(f"{path}: cannot be read ({error}); prepare the images again") from error
+
+
+def write_tokens(path: Path, tokens: np.ndarray, data_hash: str) -> None:
+    """Save tokens (n, 196) as uint16 .npy, and beside it, as .json, the hash of the images they come from."""
+    if tokens.ndim != 2 or tokens.dtype != np.uint16:
+        raise EcglibError(f"{path}: tokens must be uint16 (n, patches), not {tokens.dtype} {tokens.shape}")
+    with atomic_path(path) as partial, open(partial, "wb") as stream:
+        np.save(stream, tokens)
+    note = {"data_hash": data_hash, "sha256": file_sha256(path)}
+    with atomic_path(path.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(note), encoding="utf-8")
+
+
+def read_tokens(path: Path, data_hash: str | None = None) -> np.ndarray:
+    """Map tokens (n, 196) uint16. Raises EcglibError where they are of other images than `data_hash` says."""
+    tokens = _open_npy(path, "make the tokens again")
+    try:
+        note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EcglibError(f"{path.with_suffix('.json')}: missing or broken; make the tokens again") from error
+    if data_hash not in (None, note.get("data_hash")):
+        raise EcglibError(f"{path}: tokens of other images than these; make the tokens again")
+    return tokens
