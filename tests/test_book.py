@@ -282,7 +282,8 @@ def test_no_page_holds_a_path_or_a_user_of_this_machine() -> None:
 
 
 def test_commands_in_the_prose_name_settings_and_profiles_that_exist() -> None:
-    text = "".join(path.read_text(encoding="utf-8") for path in _page_sources() if path.suffix == ".md")
+    prose = [path.read_text(encoding="utf-8") for path in _page_sources() if path.suffix == ".md"]
+    text = "".join(prose).replace("\\\n", " ")
     commands = re.findall(r"^(?:\.venv/bin/)?ecglib run (\S+)(.*)$", text, re.MULTILINE)
     assert commands
     for profile, rest in commands:
