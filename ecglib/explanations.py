@@ -1,0 +1,188 @@
+"""What the trained networks of a study see: guesses behind the mask, and saliency that is measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ecglib import pictures
+from ecglib.beit import MaskedImageModel, load_encoder, normalise
+from ecglib.classifiers import MODELS, Classifier
+from ecglib.errors import EcglibError
+from ecglib.evidence import sign_pixels
+from ecglib.filtering import FilterSettings
+from ecglib.grid import Cell
+from ecglib.image import ImageSettings
+from ecglib.progress import track
+from ecglib.records import LEADS_8
+from ecglib.saliency import SaliencySettings, grad_cam, lead_share
+from ecglib.study import Study
+from ecglib.style import KIND_NAMES, Plot, model_name, outcome_name
+
+
+@torch.inference_mode()
+def guess_tokens(study: Study, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """Tokens (n, 196) of images: the encoder's guess where `hidden`, bool (n, 196), else the tokenizer's."""
+    tokens = study.tokenizer.encode(pixels)
+    state, metadata = load_encoder(study.encoder_folder / "encoder.safetensors")
+    model = MaskedImageModel(
+        metadata["size"], metadata["vocab_size"], image_size=metadata["image_size"]
+    ).eval()
+    model.load_state_dict({name: state[name.removeprefix("encoder.")] for name in model.state_dict()})
+    logits = model(normalise(torch.from_numpy(pixels)), torch.from_numpy(hidden))
+    tokens[hidden] = logits.argmax(dim=1).numpy()
+    return tokens
+
+
+@dataclass(frozen=True)
+class Explained:
+    """One trained cell's maps (n, size, size) on test ECGs with its outcome; NaN where there is no map."""
+
+    cell: Cell
+    rows: np.ndarray
+    maps: np.ndarray
+
+    @property
+    def has_map(self) -> np.ndarray:
+        """Whether Grad-CAM found anything, bool (n,)."""
+        return np.isfinite(self.maps.reshape(len(self.maps), -1).sum(axis=1))
+
+
+def explain(study: Study, fraction: str) -> list[Explained]:
+    """Grad-CAM of every model for every outcome, at its `smallest` or `largest` estimable label fraction.
+
+    A fine-tuned cell is taken where there is one, else a head on frozen features; the first split, draw and
+    seed. The ECGs are the first test ECGs with the outcome.
+    """
+    cells = [c for outcome in study.profile.outcomes for c in cells_to_explain(study, outcome, fraction)]
+    n = study.profile.settings(SaliencySettings).n_averaged
+    explained = []
+    for cell in track(cells, f"saliency at the {fraction} fraction", unit="cell"):
+        in_test = (study.parts(cell.split) == "test").to_numpy()
+        rows = np.flatnonzero(in_test & (study.labels(cell.outcome) == 1))[:n]
+        classifier = study.trained_classifier(cell)
+        if classifier is not None and len(rows):
+            explained.append(Explained(cell, rows, _maps(classifier, study.images.pixels(rows))))
+    if not explained:
+        raise EcglibError("no cell can be explained: none is estimable; take more patients")
+    return explained
+
+
+def cells_to_explain(study: Study, outcome: str, fraction: str) -> list[Cell]:
+    """One cell for each model, all at one label fraction; none where no fraction is estimable."""
+    first = [
+        c
+        for c in study.grid(outcome)
+        if c.draw == 0 and c.seed == 0 and c.split == study.grid(outcome)[0].split
+    ]
+    fractions = sorted({cell.fraction for cell in first})
+    by_fraction = {f: {c.model: c for c in sorted(first, reverse=True) if c.fraction == f} for f in fractions}
+    estimable = [f for f in fractions if study.rows(next(iter(by_fraction[f].values()))) is not None]
+    if not estimable:
+        return []
+    chosen = by_fraction[estimable[0] if fraction == "smallest" else estimable[-1]]
+    return [chosen[model] for model in MODELS if model in chosen]
+
+
+def _maps(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
+    """Maps of all images at once, or one by one where an image has none."""
+    try:
+        return grad_cam(classifier, pixels)
+    except EcglibError:
+        maps = np.full(pixels.shape, np.nan, np.float32)
+        for place, image in enumerate(pixels):
+            try:
+                maps[place] = grad_cam(classifier, image[None])[0]
+            except EcglibError:  # a zero or constant map: counted in the table, never drawn
+                continue
+        return maps
+
+
+def explained_table(explained: Sequence[Explained]) -> pd.DataFrame:
+    """Which cells are explained, on how many ECGs, and for how many Grad-CAM found nothing."""
+    rows = [
+        {
+            "outcome": outcome_name(one.cell.outcome),
+            "labels": f"{100 * one.cell.fraction:g} %",
+            "model": model_name(one.cell.model),
+            "trained": KIND_NAMES[one.cell.kind],
+            "test ECGs with the outcome": len(one.rows),
+            "without a map": int((~one.has_map).sum()),
+        }
+        for one in explained
+    ]
+    return pd.DataFrame(rows).set_index(["outcome", "labels", "model"])
+
+
+def panel(study: Study, explained: Sequence[Explained]) -> Plot:
+    """The form of the paper's Fig. 5: a row for each outcome and example, a column for each model."""
+    n = study.profile.settings(SaliencySettings).n_examples
+    outcomes = list(dict.fromkeys(one.cell.outcome for one in explained))
+    shown = {o: next(one.rows[:n] for one in explained if one.cell.outcome == o) for o in outcomes}
+    pixels = study.images.pixels(np.concatenate(list(shown.values())))
+    maps: dict[str, np.ndarray] = {}
+    for model in (m for m in MODELS if any(one.cell.model == m for one in explained)):
+        of = {one.cell.outcome: one.maps[:n] for one in explained if one.cell.model == model}
+        nothing = {o: np.full((len(rows), *pixels.shape[1:]), np.nan) for o, rows in shown.items()}
+        maps[model_name(model)] = np.concatenate([of.get(o, nothing[o]) for o in outcomes])
+    names = [outcome_name(o) for o, rows in shown.items() for _ in rows]
+    return pictures.saliency(pixels, maps, names)
+
+
+def lead_shares(explained: Sequence[Explained]) -> pd.DataFrame:
+    """Mean share of saliency in each lead's band: outcome, model, fraction, kind, n, one column a lead."""
+    rows = []
+    for one in explained:
+        shares = [lead_share(a_map) for a_map in one.maps[one.has_map]]
+        mean = np.mean(shares, axis=0) if shares else np.full(len(LEADS_8), np.nan)
+        head = {name: getattr(one.cell, name) for name in ("outcome", "model", "fraction", "kind")}
+        rows.append(head | {"n": int(one.has_map.sum())} | dict(zip(LEADS_8, mean, strict=True)))
+    return pd.DataFrame(rows)
+
+
+def pointing(study: Study, explained: Sequence[Explained]) -> pd.DataFrame:
+    """How much of the saliency lies on the pixels of the outcome's sign, beside their share of the picture.
+
+    Columns: outcome, model, fraction, kind, n, on_sign, sign_area, on_ink, ink_area (shares, means over
+    ECGs). A model that looks nowhere in particular has on_sign equal to sign_area. No row where nobody knows
+    the sign.
+    """
+    filters, image = study.profile.settings(FilterSettings), study.profile.settings(ImageSettings)
+    rows = []
+    for one in explained:
+        kept = one.rows[one.has_map]
+        signs = (
+            sign_pixels(study.cohort, kept.tolist(), one.cell.outcome, filters, image) if len(kept) else None
+        )
+        if signs is None:
+            continue
+        weights = one.maps[one.has_map] / one.maps[one.has_map].sum(axis=(1, 2), keepdims=True)
+        row = {name: getattr(one.cell, name) for name in ("outcome", "model", "fraction", "kind")} | {
+            "n": len(kept)
+        }
+        for name, mask in (("sign", signs), ("ink", study.images.pixels(kept) < 255)):
+            row |= {f"on_{name}": (weights * mask).sum(axis=(1, 2)).mean(), f"{name}_area": mask.mean()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def pointing_table(study: Study, explained: Sequence[Explained]) -> pd.DataFrame:
+    """`pointing` in words; one line that says so where nobody knows the sign."""
+    table = pointing(study, explained)
+    if table.empty:
+        return pd.DataFrame({"evidence": ["not known: nobody has marked it in these recordings"]})
+    words = pd.DataFrame(
+        {
+            "outcome": table.outcome.map(outcome_name),
+            "labels": [f"{100 * fraction:g} %" for fraction in table.fraction],
+            "model": table.model.map(model_name),
+            "ECGs": table.n,
+            "saliency on the sign (%)": (100 * table.on_sign).round(1),
+            "area of the sign (%)": (100 * table.sign_area).round(1),
+            "factor, sign": (table.on_sign / table.sign_area).round(2),
+            "factor, all ink": (table.on_ink / table.ink_area).round(2),
+        }
+    )
+    return words.set_index(["outcome", "labels", "model"])

@@ -1,0 +1,175 @@
+"""Charts of scores: `study.scores` or the table of differences in, a Plot out; the paper's Figs. 2-4."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from ecglib.style import (
+    FAINT,
+    INK,
+    KIND_NAMES,
+    METRIC_NAMES,
+    MODEL_COLOURS,
+    MODEL_MARKERS,
+    PART_NAMES,
+    Plot,
+    model_legend,
+    model_name,
+    new_plot,
+    outcome_name,
+    styled,
+)
+
+SPLIT_NAMES = {"official": "folds 1-8 / 9 / 10", "seed42": "80 / 20, seed 42"}
+
+
+@styled
+def over_fractions(
+    scores: pd.DataFrame, *, metric: str = "auroc", kind: str = "finetuned", protocol: str = "honest"
+) -> Plot:
+    """A score of every model over the share of labels, with intervals; one panel a split and part."""
+    chosen = scores.loc[(scores.kind == kind) & (scores.protocol == protocol)]
+    known = _known(chosen, metric)
+    figure, axes = _panels(known, "Share of the training patients (%)", METRIC_NAMES[metric])
+    for ax, (_, rows) in zip(axes, _by_panel(known), strict=True):
+        chance = 0.5 if metric == "auroc" else rows.prevalence.mean()
+        ax.axhline(chance, color=FAINT, linestyle=":", linewidth=1)
+        ax.annotate("chance", (1, chance), (-2, 2), xycoords=("axes fraction", "data"),
+                    textcoords="offset points", ha="right", color="#6f6f6f", fontsize=7.5)  # fmt: skip
+        _draw_models(ax, rows)
+        _fraction_axis(ax, chosen.fraction)
+        _mark_not_estimable(ax, chosen)
+    model_legend(figure, axes)
+    return figure
+
+
+@styled
+def differences(table: pd.DataFrame, *, metric: str = "auroc", kind: str = "finetuned") -> Plot:
+    """How much better HeartBEiT is than each model, over the share of labels; above 0 it is better."""
+    known = _known(table.loc[table.kind == kind], metric)
+    label = f"{METRIC_NAMES[metric]}: HeartBEiT\nminus the other model"
+    figure, axes = _panels(known, "Share of the training patients (%)", label)
+    for ax, (_, rows) in zip(axes, _by_panel(known), strict=True):
+        ax.axhline(0, color=MODEL_COLOURS["heartbeit"], linewidth=1.2)
+        _draw_models(ax, rows)
+        _fraction_axis(ax, table.fraction)
+    model_legend(figure, axes)
+    return figure
+
+
+@styled
+def optimism(scores: pd.DataFrame, *, metric: str = "auroc", kind: str = "finetuned") -> Plot:
+    """The paper's way of choosing the step and of making intervals (open) beside the honest way (filled)."""
+    known = _known(scores.loc[scores.kind == kind], metric).sort_values(["fraction", "model", "draw", "seed"])
+    labels = [f"{model_name(row['model'])}, {100 * row['fraction']:g} %" for row in known.to_dict("records")]
+    known = known.assign(place=_places(known, ["fraction", "model", "draw", "seed"]), label=labels)
+    figure = _ladder(known.assign(hollow=known.protocol == "paper"), metric, "Model, share of labels", 0.17)
+    names = ("honest: step chosen on validation", "the paper's: best step on the part itself")
+    return _filled_and_hollow(figure, names)
+
+
+@styled
+def forest(scores: pd.DataFrame, *, metric: str = "auroc", protocol: str = "honest") -> Plot:
+    """Every model at every outcome, with intervals; one panel a split and part. Pass one label fraction."""
+    known = _known(scores.loc[scores.protocol == protocol], metric)
+    labels = [f"{outcome_name(o)}, {model_name(m)}" for o, m in zip(known.outcome, known.model, strict=True)]
+    known = known.assign(place=_places(known, ["outcome", "model"]), label=labels)
+    figure = _ladder(known.assign(hollow=known.kind == "head"), metric, "Outcome, model", 0.17)
+    return _filled_and_hollow(figure, tuple(KIND_NAMES.values()))
+
+
+def _ladder(table: pd.DataFrame, metric: str, ylabel: str, apart: float) -> Plot:
+    """A point with its interval on a rung `place` for each row; hollow points a little lower."""
+    rungs = table.drop_duplicates("place")
+    figure, axes = _panels(table, METRIC_NAMES[metric], ylabel, 0.22 * len(rungs) + 1.0, sharex=True)
+    for ax, (_, rows) in zip(axes, _by_panel(table), strict=True):
+        for row in rows.to_dict("records"):
+            colour = MODEL_COLOURS[row["model"]]
+            y = row["place"] + (apart if row["hollow"] else -apart)
+            ax.hlines(y, row["low"], row["high"], color=colour, linewidth=1.2)
+            face = "white" if row["hollow"] else colour
+            marker = MODEL_MARKERS[row["model"]]
+            ax.plot(row["value"], y, marker, color=colour, markerfacecolor=face, markersize=4.5)
+        ax.set_yticks(rungs.place, rungs.label)
+        ax.set_ylim(rungs.place.max() + 0.6, -0.6)
+        ax.grid(axis="x")
+    return figure
+
+
+def _places(table: pd.DataFrame, keys: list[str]) -> pd.Series:
+    return table.groupby(keys, sort=False).ngroup()
+
+
+def _filled_and_hollow(figure: Plot, names: Sequence[str]) -> Plot:
+    faces = (INK, "white")
+    handles = [Line2D([], [], marker="o", color=INK, markerfacecolor=face, linestyle="") for face in faces]
+    figure.legend(handles, names, loc="outside upper left", ncols=2)
+    return figure
+
+
+def _known(scores: pd.DataFrame, metric: str) -> pd.DataFrame:
+    return scores.loc[(scores.metric == metric) & scores.value.notna()]
+
+
+def _by_panel(table: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    splits = sorted(set(table.split))
+    panels = {(s, p): table.loc[(table.split == s) & (table.part == p)] for s in splits for p in PART_NAMES}
+    return [(key, rows) for key, rows in panels.items() if len(rows)]
+
+
+def _panels(
+    table: pd.DataFrame, xlabel: str, ylabel: str, height: float = 3.1, sharex: bool = False
+) -> tuple[Plot, Sequence[Axes]]:
+    """One panel for each split and part of a table of scores, two in a row."""
+    keys = [key for key, _ in _by_panel(table)]
+    columns = min(2, max(1, len(keys)))
+    lines = -(-len(keys) // columns) or 1
+    figure = new_plot(height * lines, 7.5 if columns == 2 else 5.2)
+    axes = list(np.ravel(figure.subplots(lines, columns, sharex=sharex, sharey=True, squeeze=False)))
+    if not keys:
+        axes[0].set(xlabel=xlabel, ylabel=ylabel, title="Nothing is estimable here")
+        return figure, []
+    several = len({split for split, _ in keys}) > 1
+    for ax, (split, part) in zip(axes, keys, strict=False):
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.set_title(PART_NAMES[part] + (f" ({SPLIT_NAMES[split]})" if several else ""))
+        if ax in axes[1::columns] and columns > 1:
+            ax.set_ylabel("")
+            ax.tick_params(axis="y", length=0)
+    for ax in axes[len(keys) :]:
+        ax.set_visible(False)
+    return figure, axes[: len(keys)]
+
+
+def _draw_models(ax: Axes, rows: pd.DataFrame) -> None:
+    """Points with intervals, moved apart a little; a line joins the means of several draws."""
+    models = [model for model in MODEL_COLOURS if model in set(rows.model)]
+    for place, model in enumerate(models):
+        own, shift = rows.loc[rows.model == model], 1.06 ** (place - (len(models) - 1) / 2)
+        colour, marker = MODEL_COLOURS[model], MODEL_MARKERS[model]
+        ax.vlines(own.fraction * shift, own.low, own.high, color=colour, linewidth=1)
+        ax.plot(own.fraction * shift, own.value, marker, color=colour, label=model)
+        means = own.groupby("fraction").value.mean()
+        ax.plot(means.index * shift, means, color=colour, linewidth=1.2)
+
+
+def _fraction_axis(ax: Axes, fractions: pd.Series) -> None:
+    """A logarithmic axis with a tick at each fraction that was run."""
+    ticks = sorted(set(fractions))
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:g}")
+    ax.set_xlim(min(ticks) / 1.5, max(ticks) * 1.4)
+
+
+def _mark_not_estimable(ax: Axes, chosen: pd.DataFrame) -> None:
+    """Say at which fractions no model could be trained, since a class has no patient there."""
+    estimable = chosen.estimable.astype(bool)
+    for fraction in sorted(set(chosen.fraction) - set(chosen.fraction[estimable])):
+        ax.text(fraction, 0.5, "not\nestimable", transform=ax.get_xaxis_transform(), ha="center",
+                color="#6f6f6f", fontsize=7.5)  # fmt: skip

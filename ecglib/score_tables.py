@@ -1,0 +1,169 @@
+"""Tables of scores: what each cell trained on, its score with its interval, differences, optimism, verdicts.
+
+Tables come as text that is ready to be read; sentences are Markdown. No number on a page is typed by hand.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+
+from ecglib.grid import Cell
+from ecglib.metrics import ScoreSettings, paired_difference
+from ecglib.style import KIND_NAMES, METRIC_NAMES, PART_NAMES, model_name, outcome_name
+
+NOT_ESTIMABLE = "not estimable"
+DIFFERENCE_COLUMNS = (
+    *("outcome", "model", "kind", "split", "fraction", "draw", "seed", "reference_fraction"),
+    *("protocol", "part", "metric", "value", "low", "high", "value_a", "value_b", "estimable", "reason"),
+)
+
+
+def training_table(
+    cells: Sequence[Cell], rows_of: Callable[[Cell], Mapping[str, np.ndarray] | None], labels: np.ndarray
+) -> pd.DataFrame:
+    """What each label fraction holds: ECGs for training and how many have the outcome.
+
+    `rows_of` is `study.rows`, `labels` 0/1 for each row of the manifest.
+    """
+    draws = sorted({(cell.split, cell.fraction, cell.draw): cell for cell in cells}.items())
+    found = []
+    for (split, fraction, draw), cell in draws:
+        rows = rows_of(cell)
+        train = np.array([], int) if rows is None else rows["train"]
+        counts = [NOT_ESTIMABLE] * 2 if rows is None else [f"{len(train):,}", f"{labels[train].sum():,}"]
+        found.append((split, f"{100 * fraction:g} %", draw, *counts))
+    columns = ["split", "labels", "draw", "training ECGs", "with the outcome"]
+    return pd.DataFrame(found, columns=pd.Index(columns)).set_index(columns[:3])
+
+
+def differences(
+    cells: Sequence[Cell],
+    predictions_of: Callable[[Cell], pd.DataFrame | None],
+    settings: ScoreSettings,
+    *,
+    protocol: str = "honest",
+    fractions: tuple[float, float] | None = None,
+) -> pd.DataFrame:
+    """HeartBEiT minus each other model on the same patients, by paired bootstrap.
+
+    Both have the same label fraction, or `fractions`: HeartBEiT's and the other's. One row for each other
+    cell, part and metric: `metrics.paired_difference` with the columns of the cell, whose `fraction` is
+    HeartBEiT's, and `reference_fraction`. `predictions_of` is `study.predictions`. What is not estimable has
+    no row.
+    """
+    found = []
+    for ours, theirs in _pairs(cells, fractions):
+        a, b = predictions_of(ours), predictions_of(theirs)
+        if a is not None and b is not None:
+            columns = asdict(replace(ours, model=theirs.model)) | {"reference_fraction": theirs.fraction}
+            found.append(paired_difference(a, b, protocol, settings).assign(**columns))
+    return (
+        pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=pd.Index(DIFFERENCE_COLUMNS))
+    )
+
+
+def _pairs(cells: Sequence[Cell], fractions: tuple[float, float] | None) -> list[tuple[Cell, Cell]]:
+    """Cells of HeartBEiT and of another model that may be compared."""
+
+    def comparable(ours: Cell, theirs: Cell) -> bool:
+        alike = all(getattr(ours, n) == getattr(theirs, n) for n in ("outcome", "kind", "split", "seed"))
+        if fractions is None:
+            return alike and (ours.fraction, ours.draw) == (theirs.fraction, theirs.draw)
+        return alike and (ours.fraction, theirs.fraction) == fractions
+
+    ours = [cell for cell in cells if cell.model == "heartbeit"]
+    others = [cell for cell in cells if cell.model != "heartbeit"]
+    return [(a, b) for a, b in itertools.product(ours, others) if comparable(a, b)]
+
+
+def score_table(scores: pd.DataFrame, metric: str, protocol: str = "honest") -> pd.DataFrame:
+    """The form of the paper's Suppl. Tables 1 and 2: a row for outcome, part and fraction, a column a model.
+
+    Cells read `value (low-high)`; where a cell was run more than once, mean and mean interval, the standard
+    deviation over the runs and their number. Where no number exists: "not estimable".
+    """
+    chosen = scores.loc[scores.protocol == protocol]
+    known = chosen.loc[(chosen.metric == metric) & chosen.value.notna()]
+    keys = ["outcome", "split", "fraction", "kind", "model"]
+    runs = known.groupby([*keys, "part"])
+    texts = pd.DataFrame([{"text": _score_text(cells)} for _, cells in runs], index=runs.size().index)
+    sizes = known.groupby(["outcome", "split", "part"]).first().reset_index()
+    wanted = chosen.drop_duplicates(keys).loc[:, keys]
+    wanted = wanted.merge(
+        sizes.loc[:, ["outcome", "split", "part", "n", "prevalence"]], on=["outcome", "split"]
+    )
+    table = wanted.merge(texts.reset_index(), how="left", on=[*keys, "part"]).fillna({"text": NOT_ESTIMABLE})
+    return _readable(table)
+
+
+def _score_text(runs: pd.DataFrame) -> str:
+    text = f"{runs.value.mean():.2f} ({runs.low.mean():.2f}-{runs.high.mean():.2f})"
+    return text if len(runs) == 1 else f"{text} ± {runs.value.std():.2f}, {len(runs)} runs"
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Pivot to a column for each kind and model, with the words that readers know, in their order."""
+    order = {part: place for place, part in enumerate(PART_NAMES)}
+    table = table.sort_values(
+        ["outcome", "split", "part", "fraction"], key=lambda c: c.map(order) if c.name == "part" else c
+    )
+    index = ["outcome", "split", "part", "labels", "n", "with outcome (%)"]
+    table = table.assign(
+        **{
+            "labels": [f"{100 * f:g} %" for f in table.fraction],
+            "n": table.n.astype(int),
+            "with outcome (%)": (100 * table.prevalence).round(1),
+        },
+        outcome=table.outcome.map(outcome_name),
+        part=table.part.map(PART_NAMES),
+        kind=table.kind.map(KIND_NAMES),
+        model=table.model.map(model_name),
+    )
+    wide = table.pivot_table(
+        index=index, columns=["kind", "model"], values="text", aggfunc="first", sort=False
+    )
+    return wide.fillna("-")
+
+
+def optimism_table(scores: pd.DataFrame, metric: str = "auroc") -> pd.DataFrame:
+    """What the paper's protocol adds: its score minus the honest one, and how its intervals shrink."""
+    known = scores.loc[(scores.metric == metric) & scores.value.notna()].assign(
+        width=lambda s: s.high - s.low
+    )
+    keys = ["outcome", "kind", "part", "split", "fraction", "model", "draw", "seed"]
+    wide = known.pivot_table(index=keys, columns="protocol", values=["value", "width"])
+    gain = wide["value", "paper"] - wide["value", "honest"]
+    table = pd.DataFrame({"gain": gain, "ratio": wide["width", "honest"] / wide["width", "paper"]})
+    by = table.groupby(["kind", "part"])
+    return pd.DataFrame(
+        {
+            "cells": by.size(),
+            f"{METRIC_NAMES[metric]}, paper minus honest: mean": by.gain.mean().round(3),
+            "largest": by.gain.max().round(3),
+            "honest interval is wider by (times, median)": by.ratio.median().round(1),
+        }
+    )
+
+
+def not_estimable_sentence(scores: pd.DataFrame) -> str:
+    """Name the cells without a number, or say that there are none."""
+    keys = ["outcome", "kind", "fraction"]
+    lacking = scores.loc[~scores.estimable.astype(bool)].drop_duplicates(keys)
+    if lacking.empty:
+        return "Every cell is estimable: both classes have at least one patient in each fraction."
+    names = [
+        f"{outcome_name(row['outcome'])} at {100 * row['fraction']:g} %, {KIND_NAMES[row['kind']]}"
+        for row in lacking.to_dict("records")
+    ]
+    return f"**Not estimable**, since a class has no patient there: {'; '.join(names)}."
+
+
+def verdict_sentence(judged: pd.DataFrame) -> str:
+    """How many claims got which verdict."""
+    counts = judged.verdict.value_counts()
+    return (
+        f"Of {len(judged)} claims: " + "; ".join(f"**{n}** {verdict}" for verdict, n in counts.items()) + "."
+    )

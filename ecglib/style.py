@@ -1,0 +1,135 @@
+"""The look of every figure: one theme, one width, and one colour for the same model on every page."""
+
+import functools
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec
+
+import matplotlib
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+WIDTH_IN = 7.5  # the book's column
+DPI = 110
+P = ParamSpec("P")
+
+_PALETTE = sns.color_palette("colorblind").as_hex()  # told apart with every common colour vision
+INK, FAINT, ACCENT, WARM = "#222222", "#9a9a9a", _PALETTE[0], _PALETTE[3]
+MODEL_NAMES = {
+    "heartbeit": "HeartBEiT",
+    "random": "random weights",
+    "efficientnet_lite2": "EfficientNet-Lite2",
+    "mobilenetv2": "MobileNetV2",
+}
+MODEL_COLOURS = {
+    "heartbeit": _PALETTE[0],
+    "random": "#6f6f6f",
+    "efficientnet_lite2": _PALETTE[1],
+    "mobilenetv2": _PALETTE[2],
+}
+MODEL_MARKERS = {"heartbeit": "o", "random": "s", "efficientnet_lite2": "^", "mobilenetv2": "D"}
+OUTCOME_NAMES = {"low_lvef": "Low LVEF", "hcm": "HCM", "stemi": "STEMI", "mi_any": "Any infarction"}
+PART_NAMES = {
+    "train": "Training",
+    "validation": "Validation",
+    "test": "Internal test",
+    "external": "External",
+}
+METRIC_NAMES = {"auroc": "AUROC", "auprc": "AUPRC"}
+KIND_NAMES = {"finetuned": "fine-tuned", "head": "head on frozen features"}
+
+STYLE: Any = {  # matplotlib's stubs want each key as a literal
+    **sns.axes_style("ticks"),
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "legend.title_fontsize": 8.5,
+    "legend.frameon": False,
+    "figure.titlesize": 10.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 5.0,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
+    "axes.titlelocation": "left",
+    "image.cmap": "cividis",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "figure.dpi": DPI,
+    "savefig.dpi": DPI,
+}
+
+
+class Plot(Figure):
+    """A figure that a notebook shows by itself: no pyplot state, nothing drawn twice, any backend."""
+
+    def _repr_png_(self) -> bytes:
+        """What Jupyter shows."""
+        stream = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            self.savefig(stream, format="png", dpi=DPI)
+        return stream.getvalue()
+
+
+def new_plot(height_in: float, width_in: float = WIDTH_IN) -> Plot:
+    """An empty figure, sizes in inches, whose parts make room for each other."""
+    return Plot(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
+
+
+def styled(plot: Callable[P, Plot]) -> Callable[P, Plot]:
+    """Run a plotting function in this theme, whatever the notebook's own settings are."""
+
+    @functools.wraps(plot)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Plot:
+        with matplotlib.rc_context(STYLE):
+            figure = plot(*args, **kwargs)
+            figure.draw_without_rendering()  # ticks take the theme of the moment when they are first drawn
+        return figure
+
+    return run
+
+
+def hide_axes(ax: Axes) -> None:
+    """Leave the picture alone: no ticks, no frame, no grid."""
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+
+
+def model_name(model: str) -> str:
+    """What readers call a model."""
+    return MODEL_NAMES.get(model, model)
+
+
+def outcome_name(outcome: str) -> str:
+    """What readers call an outcome."""
+    return OUTCOME_NAMES.get(outcome, outcome)
+
+
+def model_legend(figure: Plot, axes: Sequence[Axes]) -> None:
+    """One legend for all panels, the models always in the same order."""
+    found = {
+        name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    names = [model for model in MODEL_COLOURS if model in found]
+    if names:
+        figure.legend(
+            [found[m] for m in names], [model_name(m) for m in names], loc="outside upper left", ncols=4
+        )
+
+
+def legend_above(ax: Axes, columns: int) -> None:
+    """A legend over the panel, where it hides no data."""
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, handlelength=1.4)
