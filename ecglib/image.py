@@ -108,22 +108,29 @@ def evidence_to_pixels(
     _check(waveform)
     if evidence.shape != waveform.shape:
         raise EcglibError(f"evidence has shape {evidence.shape}, waveform {waveform.shape}: must be the same")
-    pieces = []
+    pieces, step = [], _step(waveform.shape[1], settings.size)
     for points, marked in zip(_trace_points(waveform, settings), evidence.astype(bool), strict=True):
         starts_and_ends = np.flatnonzero(np.diff(marked, prepend=False, append=False)).reshape(-1, 2)
-        pieces += [points[max(start - 1, 0) : end + 1] for start, end in starts_and_ends]
+        pieces += [points[start // step : end // step + 2] for start, end in starts_and_ends]
     return _ink(pieces, settings) < 255
 
 
 def _trace_points(waveform: np.ndarray, settings: ImageSettings) -> np.ndarray:
-    """Every sample as (column, row) in OpenCV's fixed point: int32 (8, samples, 2)."""
+    """The points of the traces as (column, row) in OpenCV's fixed point: int32 (8, points, 2)."""
     n_leads, n_samples = waveform.shape
-    times = (np.arange(n_samples) + 0.5) / n_samples
-    rows, columns = lead_time_to_pixel(np.arange(n_leads)[:, None], times, settings, waveform)
+    drawn = np.append(np.arange(0, n_samples - 1, _step(n_samples, settings.size)), n_samples - 1)
+    times = (drawn + 0.5) / n_samples
+    rows, columns = lead_time_to_pixel(np.arange(n_leads)[:, None], times, settings, waveform[:, drawn])
     # Far outside the picture nothing shows, but a fixed-point number could overflow.
     rows = rows.clip(-10 * settings.size, 11 * settings.size)
     points = MARGIN + np.stack([np.broadcast_to(columns, rows.shape), rows], axis=-1)
     return np.rint(points * 2**SHIFT).astype(np.int32, order="C")  # OpenCV takes no other order
+
+
+def _step(n_samples: int, size: int) -> int:
+    """Draw every second sample where that leaves at least four a pixel: half the time, and no peak is lost,
+    because a running median of three leaves none that is narrower than two samples."""
+    return 2 if n_samples >= 8 * size else 1
 
 
 def _ink(traces: list[np.ndarray], settings: ImageSettings) -> np.ndarray:

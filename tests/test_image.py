@@ -189,6 +189,14 @@ def test_sizes_and_rates_agree_on_real_records(shared_data: Path) -> None:
         assert mean_difference(draw(fast), draw(slow)) < 2.5
 
 
+def test_every_second_sample_has_all_the_peaks(shared_data: Path) -> None:
+    for header in sorted((shared_data / "ptb-xl-500hz").rglob("*.hea")):
+        record = read_wfdb(header)
+        waveform = preprocess(record.select(LEADS_8), record.sampling_rate)
+        for extreme in (np.max, np.min):
+            assert np.abs(extreme(waveform, axis=1) - extreme(waveform[:, ::2], axis=1)).max() < 0.01  # mV
+
+
 @pytest.mark.parametrize(("rate", "folder"), [(100, "records100"), (500, "records500")])
 def test_from_file_to_image_in_four_milliseconds(shared_data: Path, rate: int, folder: str) -> None:
     headers = sorted((shared_data / "ptb-xl-500hz" / folder).rglob("*.hea"))

@@ -143,6 +143,7 @@ def test_wfdb_route_holds_checksums_too(tmp_path: Path) -> None:
         (HEADER.replace("syn 2", "syn 1"), r"says 1 leads but describes 2"),
         (HEADER.replace("syn 2", "syn 0"), r"says 0 leads"),
         (HEADER.replace("65436", "65437"), r"lead I has checksum 65436 but its header says 65437"),
+        (HEADER.replace("0 30 100", "0 29 100"), r"lead II starts with 30 but its header says 29"),
         (HEADER.replace("0 30 100", "0 31 100"), r"lead II starts with 30 but its header says 31"),
         (HEADER.replace("syn.dat", "gone.dat"), r"gone\.dat: cannot be read"),
         (HEADER.replace("syn.dat", "../syn.dat"), r"wfdb cannot read"),
