@@ -21,6 +21,7 @@ from ecglib import labels, synthetic
 from ecglib.errors import EcglibError
 from ecglib.provenance import code_hash, digest, file_sha256
 from ecglib.records import LEADS_8, Record, read_wfdb
+from ecglib.synthetic import Rows
 
 # The records of 1.0.1 that 1.0.3 withdrew.
 REMOVED_IN_1_0_3 = frozenset(
@@ -59,9 +60,6 @@ class CohortSettings:
 def _one_of(field: str, value: object, allowed: Sequence[object]) -> None:
     if value not in allowed:
         raise EcglibError(f"{field} must be one of {', '.join(map(str, allowed))}, not {value!r}")
-
-
-Rows = Sequence[int] | np.ndarray  # positions in a manifest
 
 
 class Waveforms(Protocol):

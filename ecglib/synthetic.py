@@ -5,13 +5,12 @@ The beats come from the Pulse2Pulse generator (Thambawita et al., Sci. Rep. 11, 
 disease in; evidence is wherever one of them changed the waveform, so it cannot differ from what was done.
 """
 
-import importlib.util
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +19,7 @@ from scipy.signal import find_peaks
 from ecglib.errors import EcglibError
 from ecglib.records import LEADS_8
 
-if TYPE_CHECKING:
-    import torch
-
+Rows = Sequence[int] | np.ndarray  # positions in a table of records
 Person = dict[str, Any]  # a row of the cohort
 OUTCOMES = ("low_lvef", "hcm", "stemi")
 EXTERNAL_SITE = "E"
@@ -30,7 +27,7 @@ SAMPLING_RATE = 500.0
 N_SAMPLES = 5000
 SIGN_MV = 0.025  # a change smaller than a quarter of a small square of ECG paper is no evidence
 _BATCH = 4  # records made at once: always the same neighbours, so that the bytes never depend on the request
-_PATIENT_SHARE = 0.95  # of the generator's input that a patient's ECGs have in common: they look related
+_PATIENT_SHARE = 0.98  # of the generator's input that a patient's ECGs have in common: they look related
 _MIMICS = {
     "low_lvef": 0.25,
     "hcm": 0.35,
@@ -79,12 +76,9 @@ def draw_cohort(n_patients: int, seed: int) -> pd.DataFrame:
     territory (of the ST deviation, if any). Low LVEF and HCM belong to the patient, STEMI to the ECG.
     """
     if n_patients < 50:
-        raise EcglibError(
-            f"n_patients={n_patients} is too few for five sites and ten folds; take at least 50"
-        )
+        raise EcglibError(f"n_patients={n_patients}: five sites and ten folds need at least 50; raise it")
     rng = np.random.default_rng([seed, 0])
-    patients = pd.concat([_draw_patients(name, n_patients, rng) for name in SITES], ignore_index=True)
-    patients["patient"] = patients.index
+    patients = _draw_patients(n_patients, rng)
     n_ecgs = 1 + rng.choice(len(_ECGS_PER_PATIENT), size=len(patients), p=_ECGS_PER_PATIENT)
     for outcome in ("low_lvef", "hcm"):
         share = patients.site.map({name: getattr(site, outcome) for name, site in SITES.items()})
@@ -100,16 +94,18 @@ def draw_cohort(n_patients: int, seed: int) -> pd.DataFrame:
     return cohort.astype(dict.fromkeys(OUTCOMES, np.int8))
 
 
-def _draw_patients(name: str, n_patients: int, rng: np.random.Generator) -> pd.DataFrame:
-    site = SITES[name]
-    n = round(site.share * n_patients)
+def _draw_patients(n: int, rng: np.random.Generator) -> pd.DataFrame:
+    last_of_site = np.rint(n * np.cumsum([site.share for site in SITES.values()]))
+    site = np.array(list(SITES))[np.searchsorted(last_of_site, np.arange(n), side="right")]
+    mean_age = [SITES[name].age for name in site]
     return pd.DataFrame(
         {
-            "patient_id": [f"{name}{number:05d}" for number in range(n)],
-            "site": name,
-            "age": np.clip(rng.normal(site.age, 14.0, n), 18.0, 95.0).round(),
+            "patient": np.arange(n),
+            "patient_id": [f"{name}{number:05d}" for number, name in enumerate(site)],
+            "site": site,
+            "age": rng.normal(mean_age, 14.0).clip(18.0, 95.0).round(),
             "sex": rng.choice(["male", "female"], n),
-            "voltage": np.exp(rng.normal(0.0, 0.2, n)),
+            "voltage": rng.lognormal(0.0, 0.2, n),
         }
     )
 
@@ -133,9 +129,7 @@ def _severity(label: np.ndarray, mimics: float, rng: np.random.Generator) -> np.
     return np.where(label == 1, ill, mimic)
 
 
-def waveforms(
-    cohort: pd.DataFrame, rows: Sequence[int] | np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def waveforms(cohort: pd.DataFrame, rows: Rows, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Make the ECGs at the positions `rows` of a cohort from draw_cohort, always the same bytes for a row.
 
     Returns waveforms, float32 (n, 8, 5000) in mV at 500 Hz, leads LEADS_8, and evidence, uint8 of that shape:
@@ -181,21 +175,16 @@ def _latent(seed: int, patient: int, row: int) -> np.ndarray:
 
 
 @cache
-def _generator() -> "torch.nn.Module":
-    """The Pulse2Pulse generator with the weights from its wheel, or EcglibError where it is not installed."""
+def _generator() -> Any:
+    """The Pulse2Pulse generator with the weights from its wheel."""
+    import deepfakeecg
     import torch
-
-    found = importlib.util.find_spec("deepfakeecg")
-    if found is None or found.origin is None:
-        raise EcglibError("the package deepfake-ecg is not installed; run make setup")
-    from deepfakeecg import Generator
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it names an initialiser that torch has renamed
-        generator = Generator()
-    weights = Path(found.origin).parent / "checkpoints" / "g_stat.pt"
-    state = torch.load(weights, map_location="cpu", weights_only=True)["stat_dict"]
-    generator.load_state_dict(state)
+        generator = deepfakeecg.Generator()
+    weights = Path(deepfakeecg.__file__).parent / "checkpoints" / "g_stat.pt"
+    generator.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["stat_dict"])
     return generator.eval().requires_grad_(False)
 
 
@@ -306,11 +295,7 @@ def _stemi(waveform: np.ndarray, beats: Beats, person: Person) -> np.ndarray:
     return waveform + deviation * np.maximum(st_segment, 1.2 * t_wave)
 
 
-_SIGNS: dict[str, Callable[[np.ndarray, Beats, Person], np.ndarray]] = {
-    "low_lvef": _low_lvef,
-    "hcm": _hcm,
-    "stemi": _stemi,
-}
+_SIGNS = {"low_lvef": _low_lvef, "hcm": _hcm, "stemi": _stemi}
 
 
 def _recorded(waveform: np.ndarray, site: Site, rng: np.random.Generator) -> np.ndarray:
@@ -319,7 +304,7 @@ def _recorded(waveform: np.ndarray, site: Site, rng: np.random.Generator) -> np.
     seconds = np.arange(n) / SAMPLING_RATE
     breath_hz = rng.uniform(0.15, 0.4)
     wander = np.sin(2 * np.pi * (breath_hz * seconds + rng.random((n_leads, 1))))
-    drift = np.sin(2 * np.pi * (0.5 * breath_hz * seconds + rng.random((n_leads, 1))))
+    drift = np.sin(np.pi * (breath_hz * seconds + 2 * rng.random((n_leads, 1))))
     hum = np.sin(2 * np.pi * (60.0 * seconds + rng.random()))
     strength = rng.uniform(0.5, 1.5, (4, n_leads, 1)) * rng.lognormal(0.0, 0.4, (4, 1, 1))
     noisy = (

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecglib import shards
-from ecglib.datasets import Cohort, Rows
+from ecglib.datasets import Cohort
 from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings, preprocess
 from ecglib.image import ImageSettings, draw
 from ecglib.records import LEADS_8, Record
 from ecglib.shards import ImageStore, read_tokens, write_images, write_tokens
+from ecglib.synthetic import Rows
 
 SMALL = ImageSettings(size=64)
 

@@ -30,6 +30,7 @@ def test_default_cohort_is_large_enough_and_hits_the_papers_prevalences(cohort: 
     assert len(cohort) >= 3000
     assert cohort.patient_id.nunique() >= 2000
     assert cohort.record_id.is_unique
+    assert draw_cohort(203, seed=1).patient_id.nunique() == 203
     internal = cohort[cohort.site != "E"]
     for outcome, prevalence in (("low_lvef", 0.18), ("hcm", 0.38), ("stemi", 0.057)):
         assert internal[outcome].mean() == pytest.approx(prevalence, abs=0.002)
@@ -67,7 +68,7 @@ def test_same_seed_same_cohort_other_seed_another(cohort: pd.DataFrame) -> None:
 
 
 def test_too_few_patients_are_refused() -> None:
-    with pytest.raises(EcglibError, match="n_patients=10 is too few"):
+    with pytest.raises(EcglibError, match="n_patients=10: "):
         draw_cohort(10, seed=0)
 
 
@@ -221,12 +222,12 @@ def test_no_severity_no_sign(outcome: str) -> None:
 def test_ecgs_of_one_patient_look_more_alike_than_those_of_two(cohort: pd.DataFrame) -> None:
     well = cohort[cohort[list(OUTCOMES)].sum(axis=1) == 0]
     in_pairs = well.groupby("patient_id").record_id.transform("size") == 2
-    pairs = well.index.to_numpy()[in_pairs][:24]
+    pairs = well.index.to_numpy()[in_pairs][:40]
     beats = np.stack([mean_beat(lead) for lead in waveforms(cohort, pairs, seed=0)[0]])
     distance = np.linalg.norm(beats[:, None] - beats[None], axis=2)
-    own = np.median(distance[np.arange(0, 24, 2), np.arange(1, 24, 2)])
-    others = np.median(distance[np.triu_indices(24, 2)])
-    assert own < 0.8 * others
+    own = np.median(distance[np.arange(0, 40, 2), np.arange(1, 40, 2)])
+    others = np.median(distance[np.triu_indices(40, 2)])
+    assert own < 0.85 * others
 
 
 def mean_beat(waveform: np.ndarray) -> np.ndarray:
