@@ -1,7 +1,5 @@
 """AUROC, average precision, the bootstrap by patient and the two protocols: against scikit-learn, by hand."""
 
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -324,17 +322,3 @@ def test_wrong_arguments_give_one_clear_line():
         ScoreSettings(n_draws=1)
     with pytest.raises(EcglibError, match="confidence"):
         ScoreSettings(confidence=95)
-
-
-def test_the_bootstrap_is_many_times_as_fast_as_a_loop_over_scikit_learn():
-    """The claim is 20 times (benchmarks/bootstrap.py); here half of that, since tests share the machine."""
-    y_true, y_score, groups = study(4352, 235, 3800, digits=3)
-    bootstrap(y_true, y_score, groups)
-    start = time.perf_counter()
-    bootstrap(y_true, y_score, groups)
-    ours = time.perf_counter() - start
-    start = time.perf_counter()
-    for _ in range(50):  # a tenth of the draws, without even drawing them
-        roc_auc_score(y_true, y_score)
-        average_precision_score(y_true, y_score)
-    assert 10 * (time.perf_counter() - start) > 10 * ours
