@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from timm.models.beit import Attention, Beit
 from torch import Tensor, nn
 
 from ecglib.errors import EcglibError
+from ecglib.masking import PATCH_SIZE
 from ecglib.provenance import atomic_path
 
 # name: (width, depth, heads); `heartbeit_base` is the paper's.
@@ -26,7 +27,6 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "heartbeit_tiny": (192, 12, 3),
     "heartbeit_base": (768, 12, 12),
 }
-PATCH_SIZE = 16  # pixels
 LAYER_SCALE = 0.1  # BEiT's starting value
 INIT_STD = 0.02
 HEAD_SCALE = 0.001  # fine-tuning starts from logits near zero
@@ -185,7 +185,7 @@ def save_encoder(path: Path, model: MaskedImageModel, metadata: Mapping[str, Any
     # One entry only: safetensors writes several in random order.
     header = {"ecglib": json.dumps({**metadata, **described}, sort_keys=True)}
     with atomic_path(path) as partial:
-        save_file(state, partial, header)
+        partial.write_bytes(to_bytes(state, header))  # save_file would let only the owner read it
 
 
 def load_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

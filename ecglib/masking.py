@@ -1,11 +1,17 @@
-"""Which patches are hidden: BEiT's blocks, or uniformly drawn patches; the same for one image and epoch."""
+"""Which patches are hidden: BEiT's blocks, or uniformly drawn patches; and the batches that result.
+
+Masks and order depend on the seed, the epoch and the image only, never on batch size or process.
+"""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
 from ecglib.errors import EcglibError
+from ecglib.shards import ImageStore
 
+PATCH_SIZE = 16  # pixels
 KINDS = ("blockwise", "uniform")
 ATTEMPTS = 10  # to place one block, as in BEiT
 
@@ -94,3 +100,64 @@ def draw_masks(
     for i, (an_epoch, image_id) in enumerate(zip(epochs.tolist(), image_ids.tolist(), strict=True)):
         masks[i] = draw(np.random.default_rng((seed, an_epoch, image_id)), target, grid).ravel()
     return masks
+
+
+class MaskedCorpus:
+    """Images with tokens, as an endless stream of masked batches: each image once an epoch, order new."""
+
+    def __init__(
+        self,
+        store: ImageStore,
+        tokens: np.ndarray,
+        rows: np.ndarray,
+        vocab_size: int,
+        *,
+        kind: str,
+        target: int,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        """Learn from the images at positions `rows`; tokens: uint16 (len(store), patches).
+
+        Raises EcglibError where there is no image, or tokens do not fit the images or the vocabulary.
+        """
+        if len(rows) == 0:
+            raise EcglibError("there is no image to pretrain on: the training part is empty")
+        self.store, self.tokens, self.rows = store, tokens, np.asarray(rows)
+        self.kind, self.target, self.batch_size, self.seed = kind, target, batch_size, seed
+        self.image_size = store.pixels(self.rows[:1]).shape[-1]
+        self.grid = self.image_size // PATCH_SIZE
+        expected = len(store), self.grid**2
+        if tokens.shape != expected:
+            raise EcglibError(f"tokens {tokens.shape} do not fit the images' {expected}: make them again")
+        self.commonest = _commonest_token(tokens, self.rows, vocab_size)
+        self._order = lru_cache(maxsize=2)(self._draw_order)
+
+    def _draw_order(self, epoch: int) -> np.ndarray:
+        # Four numbers, the last not zero: another stream than any mask's.
+        return np.random.default_rng((self.seed, epoch, 0, 1)).permutation(self.rows)
+
+    def rows_at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and epochs (batch_size,) of the step's images; an epoch's last batch runs into the next."""
+        first = step * self.batch_size
+        epochs, places = np.divmod(np.arange(first, first + self.batch_size), len(self.rows))
+        parts = [self._order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)]
+        return np.concatenate(parts), epochs
+
+    def batch(
+        self, step: int, rank: int = 0, n_processes: int = 1
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A process's part: images (n, h, w) uint8, masks (n, patches), hidden tokens (n_masked,) int64."""
+        rows, epochs = (of_all[rank::n_processes] for of_all in self.rows_at(step))
+        masks = draw_masks(self.kind, self.seed, epochs, rows, self.target, self.grid)
+        return self.store.pixels(rows), masks, self.tokens[rows][masks].astype(np.int64)
+
+
+def _commonest_token(tokens: np.ndarray, rows: np.ndarray, vocab_size: int) -> int:
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for part in np.array_split(rows, 1 + len(rows) // 65536):
+        found = np.bincount(tokens[part].ravel(), minlength=vocab_size)
+        if len(found) > vocab_size:
+            raise EcglibError(f"token {len(found) - 1} is not below vocab_size {vocab_size}: make them again")
+        counts += found
+    return int(counts.argmax())

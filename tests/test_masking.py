@@ -1,14 +1,17 @@
-"""Masks follow BEiT's statistics and depend on seed, image and epoch only."""
+"""Masks follow BEiT's statistics; masks and order depend on seed, image and epoch only."""
 
 import time
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ecglib.errors import EcglibError
-from ecglib.masking import KINDS, blockwise, draw_masks, uniform
+from ecglib.masking import KINDS, MaskedCorpus, blockwise, draw_masks, uniform
+from ecglib.shards import ImageStore
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +112,79 @@ def test_wrong_arguments_are_named() -> None:
         for target in (0, 197):
             with pytest.raises(EcglibError, match=rf"1 to 196 patches .*, not {target}"):
                 draw(np.random.default_rng(0), target)
+
+
+N_IMAGES, VOCAB = 11, 9
+
+
+def corpus(batch_size: int = 4, seed: int = 3, kind: str = "blockwise", target: int = 6) -> MaskedCorpus:
+    """Eleven images of 4 x 4 patches, of which the rows 1 to 10 are learnt from."""
+    pixels = np.arange(N_IMAGES, dtype=np.uint8).repeat(64 * 64).reshape(N_IMAGES, 64, 64)
+    store = ImageStore(Path("memory"), pd.DataFrame(index=range(N_IMAGES)), (pixels,), {})
+    return MaskedCorpus(
+        store, tokens(), np.arange(1, N_IMAGES), VOCAB,
+        kind=kind, target=target, batch_size=batch_size, seed=seed,
+    )  # fmt: skip
+
+
+def tokens() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, VOCAB, (N_IMAGES, 16)).astype(np.uint16)
+
+
+def test_every_epoch_shows_each_image_once_in_a_new_order() -> None:
+    rows = np.concatenate([corpus().rows_at(step)[0] for step in range(5)])
+    epochs = np.concatenate([corpus().rows_at(step)[1] for step in range(5)])
+    assert epochs.tolist() == [0] * 10 + [1] * 10
+    assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(1, N_IMAGES))
+    assert rows[:10].tolist() != rows[10:].tolist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 40])
+def test_order_and_masks_do_not_depend_on_the_batch_size(batch_size: int) -> None:
+    def stream(size: int) -> tuple[list[int], np.ndarray]:
+        batches = [corpus(size).batch(step) for step in range(-(-40 // size))]
+        images = np.concatenate([images for images, _, _ in batches])
+        return images[:40, 0, 0].tolist(), np.concatenate([masks for _, masks, _ in batches])[:40]
+
+    images, masks = stream(batch_size)
+    expected_images, expected_masks = stream(10)
+    assert images == expected_images
+    assert np.array_equal(masks, expected_masks)
+
+
+@pytest.mark.parametrize("n_processes", [2, 3])
+def test_processes_share_a_batch_out(n_processes: int) -> None:
+    images, masks, hidden = corpus().batch(2)
+    parts = [corpus().batch(2, rank, n_processes) for rank in range(n_processes)]
+    for rank, (part_images, part_masks, _) in enumerate(parts):
+        assert np.array_equal(part_images, images[rank::n_processes])
+        assert np.array_equal(part_masks, masks[rank::n_processes])
+    assert sum(len(part) for _, _, part in parts) == len(hidden)
+
+
+def test_hidden_tokens_are_those_under_the_mask() -> None:
+    images, masks, hidden = corpus().batch(1)
+    rows = images[:, 0, 0]
+    expected = [
+        tokens()[row, patch] for row, mask in zip(rows, masks, strict=True) for patch in np.flatnonzero(mask)
+    ]
+    assert hidden.tolist() == expected
+
+
+def test_commonest_token_is_counted_on_the_rows_learnt_from() -> None:
+    counts = np.bincount(tokens()[1:].ravel())
+    assert counts[corpus().commonest] == counts.max()
+
+
+def test_tokens_that_do_not_fit_are_refused() -> None:
+    made = corpus()
+    arguments = {"kind": "uniform", "target": 3, "batch_size": 2, "seed": 0}
+    for wrong, rule in (
+        (tokens()[:-1], r"\(10, 16\) do not fit the images' \(11, 16\)"),
+        (tokens()[:, :-1], r"\(11, 15\) do not fit"),
+        (tokens() + np.uint16(1), "token 9 is not below vocab_size 9"),
+    ):
+        with pytest.raises(EcglibError, match=rule):
+            MaskedCorpus(made.store, wrong, made.rows, VOCAB, **arguments)
+    with pytest.raises(EcglibError, match="no image to pretrain on"):
+        MaskedCorpus(made.store, tokens(), made.rows[:0], VOCAB, **arguments)

@@ -1,0 +1,271 @@
+"""Pretraining: predict the tokens of hidden patches from the rest of the image (BEiT, arXiv 2106.08254).
+
+Everything random depends on the seed and the step, so a run that was killed and goes on from its checkpoint
+ends, on a CPU, with the same bytes as one that was not. One process or several (torchrun) do the same sums.
+"""
+
+import hashlib
+import math
+import os
+import pickle
+import time
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ecglib.beit import SIZES, MaskedImageModel, normalise, reproducible, save_encoder
+from ecglib.errors import EcglibError
+from ecglib.masking import KINDS, MaskedCorpus
+from ecglib.precision import Precision, resolve_precision
+from ecglib.progress import track
+from ecglib.provenance import atomic_path, commit
+from ecglib.shards import ImageStore
+
+HISTORY = ("step", "loss", "accuracy", "majority_accuracy", "learning_rate", "images_per_second")
+NO_DECAY = ("cls_token", "mask_token", "relative_position_bias_table")
+Callback = Callable[[int, nn.Module], None]
+SETTLE_EVERY = 20  # steps on an accelerator: to read a loss, the host must wait for the device
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """How the encoder is pretrained; the defaults are for a minute on a CPU."""
+
+    size: str = "heartbeit_nano"  # network: heartbeit_nano, heartbeit_tiny or heartbeit_base (the paper's)
+    steps: int = 150  # weight updates
+    batch_size: int = 64  # images per update, over all processes
+    learning_rate: float = 1.5e-3  # highest learning rate, reached at the end of the warm-up
+    min_learning_rate: float = 1e-5  # learning rate at the last step
+    warmup_steps: int = 15  # steps over which the learning rate rises linearly from zero
+    weight_decay: float = 0.05  # AdamW's decay of matrices; vectors, tokens and positions have none
+    mask: str = "blockwise"  # which patches are hidden: blockwise (as in BEiT) or uniform
+    mask_target: int = 78  # patches to hide in each image, of 196
+    drop_path: float = 0.0  # probability that an image skips the last block while training
+    clip_norm: float = 3.0  # largest norm of the gradient, 0 for no limit
+    precision: str = "auto"  # number format: auto, bf16-mixed or 32-true
+    checkpoint_every: int = 100  # steps between checkpoints
+    seed: int = 0  # seed of weights, order, masks and drop path
+
+    def __post_init__(self) -> None:
+        resolve_precision(self.precision)
+        rules = {
+            "size": (self.size in SIZES, f"one of {', '.join(SIZES)}"),
+            "steps": (self.steps >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "learning_rate": (self.learning_rate > 0, "above 0"),
+            "min_learning_rate": (0 <= self.min_learning_rate <= self.learning_rate, "0 to learning_rate"),
+            "warmup_steps": (0 <= self.warmup_steps < self.steps, f"0 or more, and below steps {self.steps}"),
+            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "mask": (self.mask in KINDS, f"one of {', '.join(KINDS)}"),
+            "mask_target": (self.mask_target >= 1, "at least 1"),
+            "drop_path": (0 <= self.drop_path < 1, "at least 0 and below 1"),
+            "clip_norm": (self.clip_norm >= 0, "at least 0"),
+            "checkpoint_every": (self.checkpoint_every >= 1, "at least 1"),
+            "seed": (self.seed >= 0, "at least 0"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise EcglibError(f"{name} must be {rule}, not {getattr(self, name)!r}")
+
+
+def learning_rate_at(step: int, settings: PretrainSettings) -> float:
+    """Linear from zero to `learning_rate` at the end of the warm-up, then half a cosine to the minimum."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / max(1, settings.steps - 1 - settings.warmup_steps)
+    above = settings.learning_rate - settings.min_learning_rate
+    return settings.min_learning_rate + above * (1 + math.cos(math.pi * progress)) / 2
+
+
+def _make_fabric(precision: Precision, batch_size: int) -> Fabric:
+    """One device, or those of torchrun's processes; Fabric's LT_DEVICES, LT_STRATEGY and so on go first."""
+    devices, n_processes = 1, 1
+    if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
+        devices, n_processes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    fabric = Fabric(devices=devices, num_nodes=n_processes // devices, precision=precision)
+    fabric.launch()
+    if fabric.world_size > batch_size:
+        raise EcglibError(f"batch_size {batch_size} is too small for {fabric.world_size} processes: raise it")
+    return fabric
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Decay matrices only (BEiT)."""
+    plain, decayed = [], []
+    for name, parameter in model.named_parameters():
+        (plain if parameter.ndim == 1 or name.endswith(NO_DECAY) else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+class _Run:
+    """A network in training and its history; measurements stay on the device until `settle` reads them."""
+
+    def __init__(
+        self, fabric: Fabric, corpus: MaskedCorpus, settings: PretrainSettings, vocab_size: int
+    ) -> None:
+        self.fabric, self.corpus, self.settings = fabric, corpus, settings
+        self.network = MaskedImageModel(
+            settings.size, vocab_size,
+            image_size=corpus.image_size, drop_path=settings.drop_path, seed=settings.seed,
+        )  # fmt: skip
+        self.parameters = list(self.network.parameters())
+        groups = _parameter_groups(self.network, settings.weight_decay)
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        self.model, self.optimizer = fabric.setup(self.network, optimizer)
+        self.history: list[list[float]] = []  # one row a step, columns HISTORY
+        self.waiting: list[Tensor] = []
+        self.clock = time.perf_counter()
+
+    def update(self, step: int) -> None:
+        """One step of AdamW on the step's batch, of which each process takes its part."""
+        fabric, settings = self.fabric, self.settings
+        if settings.drop_path:
+            noise = np.random.SeedSequence((settings.seed, step, fabric.global_rank, 2))
+            torch.manual_seed(int(noise.generate_state(1)[0]))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, settings)
+        pixels, mask, hidden = self.corpus.batch(step, fabric.global_rank, fabric.world_size)
+        images = normalise(torch.from_numpy(pixels).to(fabric.device))
+        targets = torch.from_numpy(hidden).to(fabric.device)
+        logits = self.model(images, torch.from_numpy(mask))
+        loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
+        n_masked = self._add_over_processes(loss.new_tensor(float(len(hidden))))
+        # Processes average their gradients: this makes the average that of the whole batch's mean loss.
+        fabric.backward(loss * (fabric.world_size / n_masked))
+        norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm or math.inf)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        right, majority = logits.argmax(1) == targets, targets == self.corpus.commonest
+        shares = torch.stack([loss.detach(), right.sum(), majority.sum()]) / n_masked
+        self.waiting.append(torch.cat([shares, norm.reshape(1)]))
+
+    def _add_over_processes(self, values: Tensor) -> Tensor:
+        if self.fabric.world_size > 1:  # not Fabric's all_reduce, which waits at a barrier first
+            torch.distributed.all_reduce(values)
+        return values
+
+    def settle(self) -> None:
+        """Turn what waits into rows. Raises EcglibError where a loss or its gradient is not finite."""
+        values = self._add_over_processes(torch.stack(self.waiting)).tolist()
+        speed = self.settings.batch_size * len(values) / (time.perf_counter() - self.clock)
+        for step, (loss, accuracy, majority, norm) in enumerate(values, start=len(self.history)):
+            if not math.isfinite(loss + norm):
+                raise EcglibError(
+                    f"pretraining: step {step + 1} has loss {loss:g} and gradient norm {norm:g}: "
+                    "not finite; lower learning_rate or set clip_norm (the last checkpoint is kept)"
+                )
+            rate = learning_rate_at(step, self.settings)
+            self.history.append([step + 1, loss, accuracy, majority, rate, speed])
+        self.waiting.clear()
+        self.clock = time.perf_counter()
+
+    def state(self) -> dict[str, Any]:
+        history = torch.tensor(self.history, dtype=torch.float64)
+        return {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": history,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history = state["history"].tolist()
+
+
+def _train(run: _Run, path: Path, identity: dict[str, Any], callbacks: Sequence[Callback]) -> None:
+    """Go from the checkpoint, or from the start, to the last step."""
+    fabric, settings = run.fabric, run.settings
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        run.load(_load_checkpoint(path, identity))
+    steps = range(len(run.history), settings.steps)
+    on_host = fabric.device.type == "cpu"
+    for step in track(steps, "pretraining", len(steps)) if fabric.is_global_zero else steps:
+        run.update(step)
+        done = step + 1
+        due = done % settings.checkpoint_every == 0 or done == settings.steps
+        if due or on_host or done % SETTLE_EVERY == 0:
+            run.settle()
+        if due:
+            if fabric.is_global_zero:
+                run.network.eval()
+                for callback in callbacks:
+                    callback(done, run.network)
+                run.network.train()
+                with atomic_path(path) as partial:
+                    torch.save({"identity": identity, **run.state()}, partial)
+            fabric.barrier()
+            run.clock = time.perf_counter()
+
+
+def _load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # compares checksums, which torch.load does not
+                raise zipfile.BadZipFile
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        theirs = saved["identity"]
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, LookupError) as error:
+        raise EcglibError(f"{path} is damaged: delete it to pretrain from the start") from error
+    for name in sorted(identity.keys() | theirs.keys()):
+        if identity.get(name) != theirs.get(name):
+            raise EcglibError(
+                f"{path} was made with {name} {theirs.get(name)!r}, now it is {identity.get(name)!r}: "
+                "set it back, or delete the checkpoint to pretrain from the start"
+            )
+    return saved
+
+
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
+
+
+def pretrain(
+    store: ImageStore,
+    tokens: np.ndarray,
+    rows: np.ndarray,
+    vocab_size: int,
+    settings: PretrainSettings,
+    directory: Path,
+    callbacks: Sequence[Callback] = (),
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Learn from the images at positions `rows`; write encoder.safetensors and history.parquet.
+
+    tokens: uint16 (len(store), patches). metadata: added to the encoder's (preprocessing, commit, ...).
+    Goes on from `directory`/checkpoint.pt where there is one. callbacks: called in the first process as
+    callback(steps done, network in evaluation mode) before each checkpoint. Under torchrun each process takes
+    its part of each batch. History: one row a step, over the hidden patches of the whole batch;
+    `majority_accuracy` is what naming the commonest token of all `rows` every time would have reached.
+    Raises EcglibError for data that do not fit, a checkpoint that is damaged or of other data or settings,
+    and a loss that is not finite.
+    """
+    precision = resolve_precision(settings.precision)
+    fabric = _make_fabric(precision, settings.batch_size)
+    corpus = MaskedCorpus(
+        store, tokens, rows, vocab_size,
+        kind=settings.mask, target=settings.mask_target, batch_size=settings.batch_size, seed=settings.seed,
+    )  # fmt: skip
+    data = {"data_hash": store.data_hash, "vocab_size": vocab_size, "rows": _sha256(np.asarray(rows))}
+    identity = {**asdict(settings), **data, "precision": precision, "tokens": _sha256(tokens)}
+    del identity["checkpoint_every"]  # changes no result
+    with torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
+        run = _Run(fabric, corpus, settings, vocab_size)
+        with reproducible(fabric.device):
+            _train(run, directory / "checkpoint.pt", identity, callbacks)
+    if fabric.is_global_zero:
+        described = {"settings": asdict(settings), "commit": commit(), **data, **(metadata or {})}
+        save_encoder(directory / "encoder.safetensors", run.network, described)
+        history = pd.DataFrame(run.history, columns=pd.Index(HISTORY)).astype({"step": int})
+        with atomic_path(directory / "history.parquet") as partial:
+            history.to_parquet(partial, index=False)
+    fabric.barrier()

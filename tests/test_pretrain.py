@@ -1,0 +1,353 @@
+"""Pretraining learns, goes on after a kill to the same bytes, and is the same on one process or two."""
+
+import io
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from ecglib import beit
+from ecglib.beit import MaskedImageModel, load_encoder, normalise
+from ecglib.errors import EcglibError
+from ecglib.masking import MaskedCorpus
+from ecglib.pretrain import PretrainSettings, learning_rate_at, pretrain
+from ecglib.shards import ImageStore
+
+N_IMAGES, VOCAB = 12, 20
+SETTINGS: dict[str, object] = {
+    "size": "minute", "steps": 30, "batch_size": 8, "warmup_steps": 3, "mask_target": 6,
+    "checkpoint_every": 10, "precision": "32-true",
+}  # fmt: skip
+ROWS = np.arange(1, N_IMAGES)
+
+
+MINUTE = (24, 2, 2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _minute_size() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(beit.SIZES, "minute", MINUTE)
+        yield
+
+
+def settings_with(**changes: object) -> PretrainSettings:
+    return PretrainSettings(**SETTINGS | changes)  # pyright: ignore[reportArgumentType]
+
+
+class Images(ImageStore):
+    """A store in memory that can end the process, as `kill -9` would, while it reads a batch."""
+
+    kill_after: int | None = None  # batches
+
+    def pixels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        if self.kill_after is not None:
+            object.__setattr__(self, "kill_after", self.kill_after - 1)
+            if self.kill_after < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().pixels(rows)
+
+
+def images(kill_after: int | None = None) -> Images:
+    pixels = np.random.default_rng(0).integers(0, 256, (N_IMAGES, 64, 64), dtype=np.uint8)
+    store = Images(Path("memory"), pd.DataFrame(index=range(N_IMAGES)), (pixels,), {"images": "0"})
+    object.__setattr__(store, "kill_after", kill_after)
+    return store
+
+
+def tokens() -> np.ndarray:
+    """Half of them are 0."""
+    drawn = np.random.default_rng(1).integers(0, VOCAB, (N_IMAGES, 16))
+    return np.where(np.arange(16) % 2, drawn, 0).astype(np.uint16)
+
+
+def run(
+    folder: Path,
+    *,
+    kill_after: int | None = None,
+    callbacks: Sequence[Callable[[int, nn.Module], None]] = (),
+    **changes: object,
+) -> pd.DataFrame:
+    """Pretrain on the tiny corpus and return the history."""
+    pretrain(
+        images(kill_after),
+        tokens(),
+        ROWS,
+        VOCAB,
+        settings_with(**changes),
+        folder,
+        callbacks,
+        {"commit": "test"},
+    )
+    return pd.read_parquet(folder / "history.parquet")
+
+
+def run_in_subprocess(command: Sequence[str], folder: Path, changes: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, __file__, str(folder), changes],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def without_timing(history: pd.DataFrame) -> pd.DataFrame:
+    return history.drop(columns="images_per_second")
+
+
+# --- learning ---
+
+
+def test_first_loss_is_that_of_guessing(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224), dtype=np.uint8)
+    store = ImageStore(Path("memory"), pd.DataFrame(index=range(2)), (pixels,), {})
+    ids = np.random.default_rng(1).integers(0, 512, (2, 196)).astype(np.uint16)
+    settings = PretrainSettings(steps=1, warmup_steps=0, batch_size=4, precision="32-true")
+    pretrain(store, ids, np.arange(2), 512, settings, tmp_path)
+    loss = pd.read_parquet(tmp_path / "history.parquet").loss[0]
+    assert loss == pytest.approx(math.log(512), abs=0.3)
+
+
+def test_two_images_can_be_memorised(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 48, 48), dtype=np.uint8)
+    store = ImageStore(Path("memory"), pd.DataFrame(index=range(2)), (pixels,), {})
+    ids = np.random.default_rng(1).integers(0, VOCAB, (2, 9)).astype(np.uint16)
+    settings = settings_with(
+        steps=450, learning_rate=2e-2, mask="uniform", mask_target=3, checkpoint_every=450
+    )
+    pretrain(store, ids, np.arange(2), VOCAB, settings, tmp_path)
+    end = pd.read_parquet(tmp_path / "history.parquet").tail(10)
+    assert end.loss.mean() < 0.1
+    assert end.accuracy.mean() > 0.98
+
+
+def test_history_says_what_an_independent_count_says(tmp_path: Path) -> None:
+    settings = settings_with(steps=4, batch_size=9)
+    history = run(tmp_path, steps=4, batch_size=9)
+    corpus = MaskedCorpus(
+        images(), tokens(), ROWS, VOCAB, kind="blockwise", target=6, batch_size=9, seed=0
+    )  # fmt: skip
+    assert corpus.commonest == 0
+    for step in range(4):
+        _, masks, hidden = corpus.batch(step)
+        assert history.majority_accuracy[step] == pytest.approx((hidden == 0).mean())
+        assert history.learning_rate[step] == learning_rate_at(step, settings)
+    pixels, masks, hidden = corpus.batch(0)
+    model = MaskedImageModel("minute", VOCAB, image_size=64)
+    logits = model(normalise(torch.from_numpy(pixels)), torch.from_numpy(masks))
+    targets = torch.from_numpy(hidden)
+    assert history.loss[0] == pytest.approx(nn.functional.cross_entropy(logits, targets).item(), abs=1e-5)
+    assert history.accuracy[0] == pytest.approx((logits.argmax(1) == targets).float().mean().item())
+    assert history.step.tolist() == [1, 2, 3, 4]
+    assert (history.images_per_second > 0).all()
+
+
+def test_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
+    settings = settings_with(steps=101, warmup_steps=20, learning_rate=2e-3, min_learning_rate=1e-4)
+    rates = np.array([learning_rate_at(step, settings) for step in range(101)])
+    assert rates[:20] == pytest.approx(np.arange(1, 21) * 1e-4)
+    assert rates[60] == pytest.approx((2e-3 + 1e-4) / 2)
+    assert rates[100] == pytest.approx(1e-4)
+    assert (np.diff(rates[20:]) < 0).all()
+
+
+def test_bfloat16_learns_nearly_the_same(tmp_path: Path) -> None:
+    narrow, full = run(tmp_path / "a", precision="bf16-mixed"), run(tmp_path / "b")
+    assert not narrow.loss.equals(full.loss)
+    assert narrow.loss.to_numpy() == pytest.approx(full.loss.to_numpy(), abs=0.05)
+
+
+def test_only_matrices_decay(tmp_path: Path) -> None:
+    # Learning nothing, AdamW still shrinks what it decays by weight_decay times learning_rate.
+    changes = {
+        "steps": 1,
+        "warmup_steps": 0,
+        "weight_decay": 1000.0,
+        "learning_rate": 1e-6,
+        "min_learning_rate": 0.0,
+    }
+    run(tmp_path, **changes)
+    after, _ = load_encoder(tmp_path / "encoder.safetensors")
+    before = MaskedImageModel("minute", VOCAB, image_size=64).state_dict()
+    shrunk = set()
+    for name, tensor in before.items():
+        now = after[name.removeprefix("encoder.")]
+        if (now - tensor * (1 - 1e-3)).abs().max() < (now - tensor).abs().max():
+            shrunk.add(name)
+    matrices = {
+        name for name, p in before.items() if p.ndim > 1 and not name.endswith(("token", "bias_table"))
+    }
+    assert shrunk == matrices
+
+
+# --- order of things ---
+
+
+def test_same_call_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    histories = [
+        run(tmp_path / name, seed=seed, drop_path=0.2, steps=5)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    first, again, other = ((tmp_path / name / "encoder.safetensors").read_bytes() for name in "abc")
+    assert first == again != other
+    assert without_timing(histories[0]).equals(without_timing(histories[1]))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_callbacks_see_the_network_at_each_checkpoint_and_change_nothing(tmp_path: Path) -> None:
+    seen = []
+
+    def look(step: int, model: nn.Module) -> None:
+        seen.append((step, model.training, torch.rand(1).item()))
+
+    run(tmp_path / "a", callbacks=[look], steps=25, drop_path=0.2)
+    run(tmp_path / "b", steps=25, drop_path=0.2)
+    assert [(step, training) for step, training, _ in seen] == [(10, False), (20, False), (25, False)]
+    assert (tmp_path / "a/encoder.safetensors").read_bytes() == (
+        tmp_path / "b/encoder.safetensors"
+    ).read_bytes()
+
+
+def test_encoder_says_how_it_was_made(tmp_path: Path) -> None:
+    run(tmp_path, steps=4)
+    _, metadata = load_encoder(tmp_path / "encoder.safetensors")
+    assert metadata["settings"]["steps"] == 4
+    assert metadata["data_hash"] == images().data_hash
+    assert metadata["commit"] == "test"
+    assert (metadata["size"], metadata["vocab_size"], metadata["image_size"]) == ("minute", VOCAB, 64)
+
+
+# --- kill, resume, refuse ---
+
+
+def test_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    # One read in advance finds the image size; the kill comes in step 17, after the checkpoint of step 10.
+    process = run_in_subprocess([sys.executable], killed, "kill_after=17, drop_path=0.2")
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert [path.name for path in killed.iterdir()] == ["checkpoint.pt"]
+    assert len(torch.load(killed / "checkpoint.pt", weights_only=True)["history"]) == 10
+    resumed = run(killed, drop_path=0.2)
+    unbroken = run(tmp_path / "unbroken", drop_path=0.2)
+    assert without_timing(resumed).equals(without_timing(unbroken))
+    ours, theirs = (folder / "encoder.safetensors" for folder in (killed, tmp_path / "unbroken"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    run(folder, steps=20)
+    return (folder / "checkpoint.pt").read_bytes()
+
+
+def pickled_code() -> bytes:
+    stream = io.BytesIO()
+    torch.save({"identity": {}, "model": os.system}, stream)
+    return stream.getvalue()
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut short": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "text": lambda content: b"not a checkpoint",
+    "one bit wrong": lambda content: content[:200_000] + bytes([content[200_000] ^ 1]) + content[200_001:],
+    "code inside": lambda content: pickled_code(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_checkpoint_is_refused(tmp_path: Path, checkpoint: bytes, damage: str) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(DAMAGE[damage](checkpoint))
+    with pytest.raises(EcglibError, match=r"checkpoint.pt is damaged: delete it") as caught:
+        run(tmp_path, steps=20)
+    assert "\n" not in str(caught.value)
+
+
+def test_checkpoint_of_other_settings_is_refused(tmp_path: Path, checkpoint: bytes) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(checkpoint)
+    with pytest.raises(EcglibError, match=r"made with learning_rate 0.0015, now it is 0.002: set it back"):
+        run(tmp_path, steps=20, learning_rate=0.002)
+    with pytest.raises(EcglibError, match=r"made with tokens "):
+        pretrain(images(), tokens()[::-1], ROWS, VOCAB, settings_with(steps=20), tmp_path)
+    # How often checkpoints are written changes no result.
+    assert len(run(tmp_path, steps=20, checkpoint_every=7)) == 20
+
+
+def test_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    explosive = {"learning_rate": 1e25, "warmup_steps": 0, "checkpoint_every": 1}
+    with pytest.raises(
+        EcglibError, match=r"step \d+ has loss \S+ .*: not finite; lower learning_rate"
+    ) as caught:
+        run(tmp_path, **explosive)
+    assert "\n" not in str(caught.value)
+    kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert torch.isfinite(kept["history"]).all()
+    assert all(torch.isfinite(tensor).all() for tensor in kept["model"].values())
+    assert not (tmp_path / "encoder.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["size='huge'", "steps=0", "batch_size=0", "learning_rate=0.0", "min_learning_rate=1.0", "seed=-1",
+     "warmup_steps=30", "weight_decay=-1.0", "mask='lead'", "mask_target=0", "drop_path=1.0",
+     "clip_norm=-1.0", "precision='fp8'", "checkpoint_every=0"],
+)  # fmt: skip
+def test_impossible_setting_is_named(change: str) -> None:
+    name = change.split("=")[0]
+    with pytest.raises(EcglibError, match=name) as caught:
+        replace(settings_with(), **eval(f"dict({change})"))
+    assert "\n" not in str(caught.value)
+
+
+# --- processes ---
+
+
+def test_two_processes_agree_with_one(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # Batches of 7 do not halve, and the halves hide unequal numbers of patches.
+    process = run_in_subprocess(torchrun, tmp_path / "two", "steps=10, batch_size=7")
+    assert process.returncode == 0, process.stderr
+    assert sorted(path.name for path in (tmp_path / "two").glob("called-*")) == ["called-0-10-2"]
+    two, one = (
+        pd.read_parquet(tmp_path / "two/history.parquet"),
+        run(tmp_path / "one", steps=10, batch_size=7),
+    )
+    assert (two.loss - one.loss).abs().max() < 1e-4
+    assert two.accuracy.to_numpy() == pytest.approx(one.accuracy.to_numpy(), abs=1e-6)
+    assert two.majority_accuracy.to_numpy() == pytest.approx(one.majority_accuracy.to_numpy(), abs=1e-6)
+    weights = [load_encoder(tmp_path / name / "encoder.safetensors")[0] for name in ("one", "two")]
+    assert all((weights[0][name] - weights[1][name]).abs().max() < 1e-3 for name in weights[0])
+
+
+def test_more_processes_than_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ecglib.pretrain.Fabric", lambda **_: Mock(world_size=9))
+    with pytest.raises(EcglibError, match="batch_size 8 is too small for 9 processes: raise it"):
+        run(tmp_path)
+
+
+def main(folder: Path, changes: str) -> None:
+    """What the subprocesses run: the same as `run`, leaving a file for each call of the callback."""
+    torch.set_num_threads(1)
+    beit.SIZES["minute"] = MINUTE
+
+    def leave_a_trace(step: int, model: nn.Module) -> None:
+        rank, n_processes = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+        (folder / f"called-{rank}-{step}-{n_processes}").touch()
+
+    run(folder, callbacks=[leave_a_trace] if "RANK" in os.environ else [], **eval(f"dict({changes})"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
