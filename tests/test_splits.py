@@ -80,6 +80,15 @@ def test_draws_differ_and_repeat() -> None:
     assert not np.array_equal(first, other)
 
 
+def test_a_draw_does_not_depend_on_the_order_of_the_table() -> None:
+    manifest = pd.DataFrame({"patient_id": np.arange(100).astype(str), "stemi": np.arange(100) % 4 == 0})
+    shuffled = manifest.sample(frac=1, random_state=0)
+    part = pd.Series("train", index=manifest.index)
+    rows = label_fraction_rows(manifest, part, "stemi", 0.25, 0)
+    others = label_fraction_rows(shuffled, part.loc[shuffled.index], "stemi", 0.25, 0)
+    assert set(manifest.patient_id.iloc[rows]) == set(shuffled.patient_id.iloc[others])
+
+
 def test_fraction_without_one_class_is_not_estimable() -> None:
     manifest = pd.DataFrame({"patient_id": np.arange(50).astype(str), "stemi": [1] + [0] * 49})
     part = pd.Series("train", index=manifest.index)
