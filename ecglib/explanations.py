@@ -19,7 +19,7 @@ from ecglib.progress import track
 from ecglib.records import LEADS_8
 from ecglib.saliency import SaliencySettings, grad_cam, lead_share
 from ecglib.study import Study
-from ecglib.style import KIND_NAMES, Plot, model_name, outcome_name
+from ecglib.style import KIND_NAMES, Plot, Table, model_name, outcome_name
 
 
 @torch.inference_mode()
@@ -100,7 +100,7 @@ def _maps(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
         return maps
 
 
-def explained_table(explained: Sequence[Explained]) -> pd.DataFrame:
+def explained_table(explained: Sequence[Explained]) -> Table:
     """Which cells are explained, on how many ECGs, and for how many Grad-CAM found nothing."""
     rows = [
         {
@@ -113,7 +113,7 @@ def explained_table(explained: Sequence[Explained]) -> pd.DataFrame:
         }
         for one in explained
     ]
-    return pd.DataFrame(rows).set_index(["outcome", "labels", "model"])
+    return Table(pd.DataFrame(rows).set_index(["outcome", "labels", "model"]))
 
 
 def panel(study: Study, explained: Sequence[Explained]) -> Plot:
@@ -168,11 +168,11 @@ def pointing(study: Study, explained: Sequence[Explained]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def pointing_table(study: Study, explained: Sequence[Explained]) -> pd.DataFrame:
+def pointing_table(study: Study, explained: Sequence[Explained]) -> Table:
     """`pointing` in words; one line that says so where nobody knows the sign."""
     table = pointing(study, explained)
     if table.empty:
-        return pd.DataFrame({"evidence": ["not known: nobody has marked it in these recordings"]})
+        return Table({"evidence": ["not known: nobody has marked it in these recordings"]})
     words = pd.DataFrame(
         {
             "outcome": table.outcome.map(outcome_name),
@@ -185,4 +185,4 @@ def pointing_table(study: Study, explained: Sequence[Explained]) -> pd.DataFrame
             "factor, all ink": (table.on_ink / table.ink_area).round(2),
         }
     )
-    return words.set_index(["outcome", "labels", "model"])
+    return Table(words.set_index(["outcome", "labels", "model"]))

@@ -61,7 +61,9 @@ def spectra(stages: Mapping[str, np.ndarray], sampling_rate: float) -> Plot:
             waveform, sampling_rate, nperseg=min(waveform.shape[1], round(2 * sampling_rate))
         )
         ax.loglog(frequency[1:], power.mean(axis=0)[1:], color=colour, label=name, linewidth=1.2)
-    ax.set(xlabel="Frequency (Hz)", ylabel="Power (mV² / Hz)", ylim=(1e-8, None))
+    ax.set(
+        xlabel="Frequency (Hz)", ylabel="Power (mV² / Hz)", xlim=(0.4, sampling_rate / 2), ylim=(1e-8, None)
+    )
     ax.xaxis.set_major_formatter("{x:g}")
     ax.legend()
     return figure

@@ -4,15 +4,16 @@ Tables come as text that is ready to be read; sentences are Markdown. No number 
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ecglib.grid import Cell
 from ecglib.metrics import ScoreSettings, paired_difference
-from ecglib.style import KIND_NAMES, METRIC_NAMES, PART_NAMES, model_name, outcome_name
+from ecglib.style import KIND_NAMES, METRIC_NAMES, MODEL_NAMES, PART_NAMES, Table, model_name, outcome_name
 
 NOT_ESTIMABLE = "not estimable"
 DIFFERENCE_COLUMNS = (
@@ -23,7 +24,7 @@ DIFFERENCE_COLUMNS = (
 
 def training_table(
     cells: Sequence[Cell], rows_of: Callable[[Cell], Mapping[str, np.ndarray] | None], labels: np.ndarray
-) -> pd.DataFrame:
+) -> Table:
     """What each label fraction holds: ECGs for training and how many have the outcome.
 
     `rows_of` is `study.rows`, `labels` 0/1 for each row of the manifest.
@@ -36,7 +37,7 @@ def training_table(
         counts = [NOT_ESTIMABLE] * 2 if rows is None else [f"{len(train):,}", f"{labels[train].sum():,}"]
         found.append((split, f"{100 * fraction:g} %", draw, *counts))
     columns = ["split", "labels", "draw", "training ECGs", "with the outcome"]
-    return pd.DataFrame(found, columns=pd.Index(columns)).set_index(columns[:3])
+    return Table(pd.DataFrame(found, columns=pd.Index(columns)).set_index(columns[:3]))
 
 
 def differences(
@@ -79,24 +80,26 @@ def _pairs(cells: Sequence[Cell], fractions: tuple[float, float] | None) -> list
     return [(a, b) for a, b in itertools.product(ours, others) if comparable(a, b)]
 
 
-def score_table(scores: pd.DataFrame, metric: str, protocol: str = "honest") -> pd.DataFrame:
+def score_table(
+    scores: pd.DataFrame, metric: str, *, kind: str = "finetuned", protocol: str = "honest"
+) -> Table:
     """The form of the paper's Suppl. Tables 1 and 2: a row for outcome, part and fraction, a column a model.
 
     Cells read `value (low-high)`; where a cell was run more than once, mean and mean interval, the standard
     deviation over the runs and their number. Where no number exists: "not estimable".
     """
-    chosen = scores.loc[scores.protocol == protocol]
+    chosen = scores.loc[(scores.protocol == protocol) & (scores.kind == kind)]
     known = chosen.loc[(chosen.metric == metric) & chosen.value.notna()]
-    keys = ["outcome", "split", "fraction", "kind", "model"]
+    keys = ["outcome", "split", "fraction", "model"]
     runs = known.groupby([*keys, "part"])
-    texts = pd.DataFrame([{"text": _score_text(cells)} for _, cells in runs], index=runs.size().index)
+    texts = pd.DataFrame({"text": [_score_text(cells) for _, cells in runs]}, index=runs.size().index)
     sizes = known.groupby(["outcome", "split", "part"]).first().reset_index()
     wanted = chosen.drop_duplicates(keys).loc[:, keys]
     wanted = wanted.merge(
         sizes.loc[:, ["outcome", "split", "part", "n", "prevalence"]], on=["outcome", "split"]
     )
-    table = wanted.merge(texts.reset_index(), how="left", on=[*keys, "part"]).fillna({"text": NOT_ESTIMABLE})
-    return _readable(table)
+    table = wanted.merge(texts.reset_index(), how="left", on=[*keys, "part"])
+    return _readable(table.fillna({"text": NOT_ESTIMABLE}))
 
 
 def _score_text(runs: pd.DataFrame) -> str:
@@ -104,41 +107,41 @@ def _score_text(runs: pd.DataFrame) -> str:
     return text if len(runs) == 1 else f"{text} ± {runs.value.std():.2f}, {len(runs)} runs"
 
 
-def _readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Pivot to a column for each kind and model, with the words that readers know, in their order."""
-    order = {part: place for place, part in enumerate(PART_NAMES)}
-    table = table.sort_values(
-        ["outcome", "split", "part", "fraction"], key=lambda c: c.map(order) if c.name == "part" else c
+def _readable(table: pd.DataFrame) -> Table:
+    """Pivot to a column for each model, with the words that readers know, in their order."""
+    fractions = sorted(set(table.fraction))
+    words = {
+        "outcome": _in_order(table.outcome, outcome_name, dict.fromkeys(table.outcome)),
+        "split": table.split,
+        "part": _in_order(table.part, PART_NAMES.get, PART_NAMES),
+        "labels (%)": _in_order(table.fraction, lambda fraction: f"{100 * fraction:g}", fractions),
+        "n": table.n.astype(int),
+        "prevalence (%)": (100 * table.prevalence).round(1),
+    }
+    rows = pd.DataFrame(
+        {**words, "model": _in_order(table.model, model_name, MODEL_NAMES), "text": table.text}
     )
-    index = ["outcome", "split", "part", "labels", "n", "with outcome (%)"]
-    table = table.assign(
-        **{
-            "labels": [f"{100 * f:g} %" for f in table.fraction],
-            "n": table.n.astype(int),
-            "with outcome (%)": (100 * table.prevalence).round(1),
-        },
-        outcome=table.outcome.map(outcome_name),
-        part=table.part.map(PART_NAMES),
-        kind=table.kind.map(KIND_NAMES),
-        model=table.model.map(model_name),
-    )
-    wide = table.pivot_table(
-        index=index, columns=["kind", "model"], values="text", aggfunc="first", sort=False
-    )
-    return wide.fillna("-")
+    wide = rows.pivot_table(index=list(words), columns="model", values="text", aggfunc="first", observed=True)
+    return Table(wide.astype(object).fillna("-").rename_axis(columns=None))
 
 
-def optimism_table(scores: pd.DataFrame, metric: str = "auroc") -> pd.DataFrame:
+def _in_order(
+    values: Iterable[Any], name: Callable[[Any], str | None], order: Iterable[Any]
+) -> pd.Categorical:
+    """Values by their names, which sort as `order` does."""
+    return pd.Categorical([name(value) for value in values], [name(value) for value in order], ordered=True)
+
+
+def optimism_table(scores: pd.DataFrame, metric: str = "auroc") -> Table:
     """What the paper's protocol adds: its score minus the honest one, and how its intervals shrink."""
     known = scores.loc[(scores.metric == metric) & scores.value.notna()].assign(
         width=lambda s: s.high - s.low
     )
     keys = ["outcome", "kind", "part", "split", "fraction", "model", "draw", "seed"]
-    wide = known.pivot_table(index=keys, columns="protocol", values=["value", "width"])
-    gain = wide["value", "paper"] - wide["value", "honest"]
-    table = pd.DataFrame({"gain": gain, "ratio": wide["width", "honest"] / wide["width", "paper"]})
+    honest, paper = (known.loc[known.protocol == p].set_index(keys) for p in ("honest", "paper"))
+    table = pd.DataFrame({"gain": paper.value - honest.value, "ratio": honest.width / paper.width})
     by = table.groupby(["kind", "part"])
-    return pd.DataFrame(
+    return Table(
         {
             "cells": by.size(),
             f"{METRIC_NAMES[metric]}, paper minus honest: mean": by.gain.mean().round(3),

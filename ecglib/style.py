@@ -1,4 +1,4 @@
-"""The look of every figure: one theme, one width, and one colour for the same model on every page."""
+"""The look of figures and tables: one theme, one width, and one colour for a model on every page."""
 
 import functools
 import io
@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
 import matplotlib
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 WIDTH_IN = 7.5  # the book's column
 DPI = 110
+TABLE_CSS = ".dataframe td, .dataframe th { text-align: left; vertical-align: top; }"
 P = ParamSpec("P")
 
 _PALETTE = sns.color_palette("colorblind").as_hex()  # told apart with every common colour vision
@@ -81,6 +83,20 @@ class Plot(Figure):
         with matplotlib.rc_context(STYLE):
             self.savefig(stream, format="png", dpi=DPI)
         return stream.getvalue()
+
+
+class Table(pd.DataFrame):
+    """A table that a notebook shows whole: no row, column or word cut short, text at the left."""
+
+    @property
+    def _constructor(self) -> type["Table"]:
+        return Table
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows."""
+        with pd.option_context("display.max_colwidth", None):
+            table = self.to_html(border=0, justify="left", max_rows=None, max_cols=None)
+        return f'<div style="overflow-x: auto"><style>{TABLE_CSS}</style>{table}</div>'
 
 
 def new_plot(height_in: float, width_in: float = WIDTH_IN) -> Plot:

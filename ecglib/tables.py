@@ -13,20 +13,19 @@ import pandas as pd
 
 from ecglib.claims import read_claims
 from ecglib.datasets import REMOVED_IN_1_0_3, Cohort, read_ptbxl_table, read_scp_statements
-from ecglib.domain_shift import ShiftSettings
 from ecglib.filtering import FilterSettings
 from ecglib.image import ImageSettings
 from ecglib.labels import STEMI_DEFINITIONS, stemi_label
 from ecglib.pictures import GRID
 from ecglib.records import LEADS_8
 from ecglib.splits import SPLITS
-from ecglib.style import PART_NAMES, outcome_name
+from ecglib.style import PART_NAMES, Table, outcome_name
 
 COMBINATIONS = {
     "ecg-ecg": "ECG and ECG",
-    "natural-natural": "photograph and photograph",
+    "natural-natural": "Photograph and photograph",
     "ecg-natural": "ECG and photograph",
-    "blank-natural": "blank page and photograph",
+    "blank-natural": "Blank page and photograph",
 }
 # Table 1 of the paper, as printed.
 PAPER_COHORTS = pd.DataFrame(
@@ -72,12 +71,12 @@ def outcome_sentence(cohort: Cohort, outcome: str) -> str:
     )
 
 
-def cohort_table(cohort: Cohort, parts: pd.Series) -> pd.DataFrame:
+def cohort_table(cohort: Cohort, parts: pd.Series) -> Table:
     """The form of the paper's Table 1: a row for each part; size, age, sex and prevalence."""
     present = [part for part in PART_NAMES if (parts == part).any()]
     rows = [_describe(cohort.manifest.loc[parts == part], cohort.outcomes) for part in present]
     rows.append(_describe(cohort.manifest, cohort.outcomes))
-    return pd.DataFrame(rows, index=pd.Index([*(PART_NAMES[p] for p in present), "All"], name="part"))
+    return Table(rows, index=pd.Index([*(PART_NAMES[p] for p in present), "All"], name="part"))
 
 
 def _describe(manifest: pd.DataFrame, outcomes: Sequence[str]) -> dict[str, object]:
@@ -93,7 +92,7 @@ def _describe(manifest: pd.DataFrame, outcomes: Sequence[str]) -> dict[str, obje
     }
 
 
-def split_table(cohort: Cohort, parts_of: Callable[[str], pd.Series]) -> pd.DataFrame:
+def split_table(cohort: Cohort, parts_of: Callable[[str], pd.Series]) -> Table:
     """ECGs in each part of each split, and how many patients stand in more than one part.
 
     `parts_of` is `study.parts`.
@@ -106,10 +105,10 @@ def split_table(cohort: Cohort, parts_of: Callable[[str], pd.Series]) -> pd.Data
         rows[split] = {PART_NAMES[p]: f"{counts[p]:,}" for p in PART_NAMES}
         rows[split]["training + validation"] = f"{counts.train + counts.validation:,}"
         rows[split]["patients in two parts"] = f"{shared}"
-    return pd.DataFrame(rows).T.rename_axis("split")
+    return Table(pd.DataFrame(rows).T.rename_axis("split"))
 
 
-def outcome_sources(cohort: Cohort) -> pd.DataFrame:
+def outcome_sources(cohort: Cohort) -> Table:
     """The paper's cohorts, and whether each outcome exists in this source of ECGs."""
     here = "put into the beats by code" if cohort.synthetic else "from PTB-XL's own codes"
     table = PAPER_COHORTS.assign(
@@ -118,16 +117,16 @@ def outcome_sources(cohort: Cohort) -> pd.DataFrame:
     own = [o for o in cohort.outcomes if o not in set(table.outcome)]
     extra = pd.DataFrame({"outcome": own, "label from": "not in the paper", "here": here})
     table = pd.concat([table, extra], ignore_index=True).fillna("-")
-    return table.assign(outcome=table.outcome.map(outcome_name)).set_index("outcome")
+    return Table(table.assign(outcome=table.outcome.map(outcome_name)).set_index("outcome"))
 
 
-def stemi_definitions(cohort: Cohort, data_dir: Path | None, chosen: str) -> pd.DataFrame:
+def stemi_definitions(cohort: Cohort, data_dir: Path | None, chosen: str) -> Table:
     """The rules that could have made the paper's STEMI label, with their prevalence in a PTB-XL folder.
 
     For the embedded cohort the rules stand alone: they need PTB-XL's codes and reports.
     """
     rules = {name: str(inspect.getdoc(rule)).split(":")[0] for name, rule in STEMI_DEFINITIONS.items()}
-    table = pd.DataFrame({"rule": rules}).rename_axis("definition")
+    table = Table({"rule": rules}, index=pd.Index(rules, name="definition"))
     if cohort.synthetic or data_dir is None:
         return table
     records, statements = read_ptbxl_table(data_dir), read_scp_statements(data_dir)
@@ -135,7 +134,8 @@ def stemi_definitions(cohort: Cohort, data_dir: Path | None, chosen: str) -> pd.
     marked = {name: stemi_label(records, statements, name) for name in STEMI_DEFINITIONS}
     table["ECGs"] = [f"{marked[name].sum():,}" for name in table.index]
     table["prevalence (%)"] = [f"{100 * marked[name].mean():.2f}" for name in table.index]
-    return table.assign(used=["yes" if name == chosen else "" for name in table.index])
+    table["used"] = ["yes" if name == chosen else "" for name in table.index]
+    return table
 
 
 def example_rows(cohort: Cohort) -> dict[str, int]:
@@ -147,15 +147,17 @@ def example_rows(cohort: Cohort) -> dict[str, int]:
     return {name: int(fit.to_numpy().argmax()) for name, fit in fits.items() if fit.any()}
 
 
-def people(cohort: Cohort, rows: Mapping[str, int]) -> pd.DataFrame:
+def people(cohort: Cohort, rows: Mapping[str, int]) -> Table:
     """Whose the ECGs are: name -> row of the manifest."""
     chosen = cohort.manifest.iloc[list(rows.values())]
     age = ["not known" if np.isnan(years) else f"{years:.0f}" for years in chosen.age]
-    table = chosen[["record_id", "patient_id", "site", "sex"]].assign(**{"age (years)": age})
-    return table.set_index(pd.Index(rows, name="ECG with")).rename(columns=lambda c: c.replace("_", " "))
+    table = chosen.loc[:, ["record_id", "patient_id", "site", "sex"]].assign(**{"age (years)": age})
+    return Table(
+        table.set_index(pd.Index(rows, name="ECG with")).rename(columns=lambda c: c.replace("_", " "))
+    )
 
 
-def band_power(stages: Mapping[str, np.ndarray], sampling_rate: float) -> pd.DataFrame:
+def band_power(stages: Mapping[str, np.ndarray], sampling_rate: float) -> Table:
     """Root mean square in µV over all leads, below, inside and above the paper's band.
 
     Stages (leads, samples) in mV, by name; rate in Hz.
@@ -168,10 +170,10 @@ def band_power(stages: Mapping[str, np.ndarray], sampling_rate: float) -> pd.Dat
             inside = (frequency >= low) & (frequency < high)
             kept = np.fft.irfft(np.fft.rfft(waveform, axis=1) * inside, waveform.shape[1], axis=1)
             rows[name][f"{band} (µV)"] = round(1000 * float(np.sqrt((kept**2).mean())), 1)
-    return pd.DataFrame(rows).T.rename_axis("stage")
+    return Table(pd.DataFrame(rows).T.rename_axis("stage"))
 
 
-def patch_table(filters: FilterSettings, image: ImageSettings) -> pd.DataFrame:
+def patch_table(filters: FilterSettings, image: ImageSettings) -> Table:
     """What one patch holds."""
     seconds = filters.n_samples / filters.sampling_rate
     facts = {
@@ -181,13 +183,13 @@ def patch_table(filters: FilterSettings, image: ImageSettings) -> pd.DataFrame:
         "height in bands of a lead": f"{len(LEADS_8) / GRID:.2f}",
         "height (mV)": f"{image.size / GRID / image.pixels_per_mv:.2f}",
     }
-    return pd.DataFrame({"one patch": facts})
+    return Table({"one patch": facts})
 
 
 # --- pretraining ---
 
 
-def mask_table(masks_by_kind: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def mask_table(masks_by_kind: Mapping[str, np.ndarray]) -> Table:
     """How much a kind of mask hides, and where: masks (n, 196) by kind."""
     rows = {}
     for kind, masks in masks_by_kind.items():
@@ -198,7 +200,7 @@ def mask_table(masks_by_kind: Mapping[str, np.ndarray]) -> pd.DataFrame:
             "a corner is hidden in (%)": f"{share[[0, 0, -1, -1], [0, -1, 0, -1]].mean():.0f}",
             "a central patch is hidden in (%)": f"{share[6:8, 6:8].mean():.0f}",
         }
-    return pd.DataFrame(rows).T.rename_axis("masks")
+    return Table(pd.DataFrame(rows).T.rename_axis("masks"))
 
 
 def pretraining_sentence(history: pd.DataFrame, vocab_size: int) -> str:
@@ -219,12 +221,6 @@ def pretraining_sentence(history: pd.DataFrame, vocab_size: int) -> str:
 # --- domain shift ---
 
 
-def sampled_rows(n_images: int, settings: ShiftSettings) -> np.ndarray:
-    """The images that the domain shift is measured on, so that no others need be read."""
-    n = min(settings.n_images, n_images)
-    return np.sort(np.random.default_rng(settings.seed).choice(n_images, n, replace=False))
-
-
 def paper_distances() -> dict[str, float]:
     """The paper's mean distances in grey levels, by combination."""
     claims = read_claims()
@@ -232,7 +228,7 @@ def paper_distances() -> dict[str, float]:
     return dict(zip(distances.part, distances.paper_value, strict=True))
 
 
-def shift_table(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
+def shift_table(table: pd.DataFrame, confidence: float) -> Table:
     """The table of `domain_shift` in words, beside the paper's means."""
     paper = paper_distances()
     rows = {
@@ -246,7 +242,7 @@ def shift_table(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
         }
         for row in table.to_dict("records")
     }
-    return pd.DataFrame(rows).T.rename_axis("between")
+    return Table(pd.DataFrame(rows).T.rename_axis("between"))
 
 
 def shift_series(distances: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, float]]:

@@ -1,0 +1,252 @@
+"""Tables of the pages hold what their sources hold, whole, and say what does not exist."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ecglib import score_tables, tables
+from ecglib.datasets import Cohort, CohortSettings, open_cohort
+from ecglib.domain_shift import ShiftSettings, domain_shift
+from ecglib.evidence import sign_pixels, sign_samples
+from ecglib.filtering import FilterSettings
+from ecglib.grid import Cell, GridSettings
+from ecglib.image import ImageSettings
+from ecglib.metrics import ScoreSettings, auroc
+from ecglib.splits import assign
+from ecglib.style import Table
+
+CELL = Cell("stemi", "heartbeit", "finetuned", "official", 1.0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    return open_cohort(CohortSettings(n_patients=60))
+
+
+def scored(cell: Cell, values: dict[str, float], part: str = "test", estimable: bool = True) -> list[dict]:
+    """Rows of a table of scores: protocol -> AUROC, each with an interval of 0.1 on both sides."""
+    head = {name: getattr(cell, name) for name in cell.__dataclass_fields__}
+    if not estimable:
+        return [head | {"protocol": protocol, "estimable": False} for protocol in values]
+    sizes = {"part": part, "metric": "auroc", "n": 80, "prevalence": 0.125, "estimable": True}
+    return [
+        head | sizes | {"protocol": protocol, "value": value, "low": value - 0.1, "high": value + 0.1}
+        for protocol, value in values.items()
+    ]
+
+
+def test_cohort_table_counts_as_the_manifest_does(cohort: Cohort) -> None:
+    parts = assign(cohort.manifest, "official")
+    table: Any = tables.cohort_table(cohort, parts)
+    assert table.loc["All", "ECGs"] == str(len(cohort))
+    external = cohort.manifest[cohort.manifest.external]
+    assert table.loc["External", "patients"] == str(external.patient_id.nunique())
+    assert table.loc["External", "HCM (%)"] == f"{100 * external.hcm.mean():.1f}"
+
+
+def test_synthetic_ecgs_are_said_to_be_synthetic_loudly(cohort: Cohort) -> None:
+    assert "synthetic" in tables.source_sentence(cohort)
+    assert "synthetic" in tables.outcome_sentence(cohort, "hcm")
+    real = replace(cohort, synthetic=False, name="PTB-XL 1.0.3", comparable=True)
+    assert "synthetic" not in tables.source_sentence(real) + tables.outcome_sentence(real, "hcm")
+    assert "not PTB-XL's" in tables.source_sentence(replace(real, comparable=False))
+
+
+def test_outcomes_that_a_source_lacks_are_said_to_be_absent(cohort: Cohort) -> None:
+    ptbxl = replace(cohort, synthetic=False, outcomes=("stemi", "mi_any"))
+    here: Any = tables.outcome_sources(ptbxl)["here"]
+    assert here["Low LVEF"] == here["HCM"] == "does not exist here"
+    assert here["STEMI"] == here["Any infarction"] == "from PTB-XL's own codes"
+
+
+def test_split_table_adds_up(cohort: Cohort) -> None:
+    table: Any = tables.split_table(cohort, lambda split: assign(cohort.manifest, split))
+    for split in ("seed42", "official"):
+        row = table.loc[split].map(lambda text: int(text.replace(",", "")))
+        assert row[["Training", "Validation", "Internal test", "External"]].sum() == len(cohort)
+        assert row["training + validation"] == row.Training + row.Validation
+        assert row["patients in two parts"] == 0
+
+
+def test_examples_have_what_their_name_says(cohort: Cohort) -> None:
+    rows = tables.example_rows(cohort)
+    marked: Any = cohort.manifest[list(cohort.outcomes)]
+    assert marked.iloc[rows["No outcome"]].sum() == 0
+    for name, outcome in (("Low LVEF", "low_lvef"), ("HCM", "hcm"), ("STEMI", "stemi")):
+        assert marked.iloc[rows[name]][outcome] == 1
+    assert list(tables.people(cohort, rows)["record id"]) == list(
+        cohort.manifest.record_id.iloc[list(rows.values())]
+    )
+
+
+def test_definitions_of_stemi_are_counted_on_ptbxl_only(cohort: Cohort, ptbxl_subset: Any) -> None:
+    assert list(tables.stemi_definitions(cohort, ptbxl_subset, "acute_strict")) == ["rule"]
+    real = open_cohort(CohortSettings(source="ptbxl", stemi_definition="acute_strict"), ptbxl_subset)
+    table: Any = tables.stemi_definitions(real, ptbxl_subset, "acute_strict")
+    assert table.loc["acute_strict", "ECGs"] == f"{real.manifest.stemi.sum():,}"
+    assert table.loc["mi_any", "ECGs"] == f"{real.manifest.mi_any.sum():,}"
+    assert list(table.index[table.used == "yes"]) == ["acute_strict"]
+
+
+@pytest.mark.parametrize(("frequency", "band"), [(0.2, 0), (10.0, 1), (60.0, 2)])
+def test_power_of_a_sine_lies_in_its_band(frequency: float, band: int) -> None:
+    sine = np.sin(2 * np.pi * frequency * np.arange(2500) / 500)[None]
+    row = tables.band_power({"sine": sine}, 500).loc["sine"].to_numpy(float)
+    assert row[band] == pytest.approx(1000 / np.sqrt(2), rel=1e-3)
+    assert np.delete(row, band).max() < 1
+
+
+def test_a_patch_of_the_papers_image_spans_357_ms() -> None:
+    facts: Any = tables.patch_table(FilterSettings(), ImageSettings())["one patch"]
+    assert facts["time (ms)"] == "357"
+    assert facts["pixels"] == "16 x 16"
+
+
+def test_mask_table_tells_corner_from_centre() -> None:
+    masks = np.zeros((4, 14, 14), bool)
+    masks[:, 6:8, 6:8] = True
+    masks[0, 0, 0] = True
+    row: Any = tables.mask_table({"centre": masks.reshape(4, 196)}).loc["centre"]
+    assert row["least to most"] == "4 to 5"
+    assert row["a central patch is hidden in (%)"] == "100"
+    assert row["a corner is hidden in (%)"] == "6"
+
+
+@pytest.mark.parametrize(("accuracy", "verdict"), [(0.5, "above"), (0.2, "about level with"), (0.1, "below")])
+def test_pretraining_is_judged_by_the_commonest_token(accuracy: float, verdict: str) -> None:
+    history = pd.DataFrame(
+        {"step": [1, 2], "loss": [6.2, 3.0], "accuracy": accuracy, "majority_accuracy": 0.2}
+    )
+    sentence = tables.pretraining_sentence(history, 512)
+    assert f"**{verdict}**" in sentence
+    assert "ln(512) = 6.24" in sentence
+
+
+def test_distances_stand_beside_the_papers() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 8, 8), np.uint8)
+    found, distances = domain_shift(pixels, pixels[:3] // 2, ShiftSettings(n_draws=10))
+    table: Any = tables.shift_table(found, 0.95)
+    assert table.loc["ECG and ECG", "the paper's mean"] == "2.14"
+    assert table.loc["Blank page and photograph", "the paper's mean"] == "-"
+    assert table["mean distance (grey levels)"].tolist() == [f"{mean:.1f}" for mean in found["mean"]]
+    named, paper = tables.shift_series(distances)
+    assert set(paper) < set(named) == set(table.index)
+
+
+# --- scores ---
+
+
+def test_score_table_puts_models_side_by_side_and_never_a_number_where_there_is_none() -> None:
+    rows = scored(CELL, {"honest": 0.8, "paper": 0.9})
+    rows += scored(replace(CELL, model="random"), {"honest": 0.7})
+    rows += scored(replace(CELL, fraction=0.01), {"honest": 0.0}, estimable=False)
+    table: Any = score_tables.score_table(pd.DataFrame(rows), "auroc").reset_index()
+    assert list(table["labels (%)"]) == ["1", "100"]
+    assert list(table["HeartBEiT"]) == ["not estimable", "0.80 (0.70-0.90)"]
+    assert list(table["random weights"]) == ["-", "0.70 (0.60-0.80)"]
+    assert list(table["n"]) == [80, 80]
+    assert list(table["prevalence (%)"]) == [12.5, 12.5]
+
+
+def test_several_runs_of_a_cell_give_mean_spread_and_their_number() -> None:
+    values = (0.7, 0.8)
+    rows = [row for draw, v in enumerate(values) for row in scored(replace(CELL, draw=draw), {"honest": v})]
+    table: Any = score_tables.score_table(pd.DataFrame(rows), "auroc")
+    assert table["HeartBEiT"].item() == f"0.75 (0.65-0.85) ± {np.std(values, ddof=1):.2f}, 2 runs"
+
+
+def test_optimism_is_the_papers_score_minus_the_honest_one() -> None:
+    rows = scored(CELL, {"honest": 0.7, "paper": 0.75})
+    rows += scored(replace(CELL, fraction=0.5), {"honest": 0.6, "paper": 0.75})
+    table: Any = score_tables.optimism_table(pd.DataFrame(rows))
+    assert table["AUROC, paper minus honest: mean"].item() == pytest.approx(0.1)
+    assert table["largest"].item() == pytest.approx(0.15)
+    assert table["cells"].item() == 2
+
+
+def test_what_is_not_estimable_is_named_once() -> None:
+    lacking = scored(replace(CELL, fraction=0.01), {"honest": 0, "paper": 0}, estimable=False)
+    sentence = score_tables.not_estimable_sentence(pd.DataFrame(scored(CELL, {"honest": 0.7}) + lacking))
+    assert sentence.count("STEMI at 1 %, fine-tuned") == 1
+    assert "Every cell" in score_tables.not_estimable_sentence(pd.DataFrame(scored(CELL, {"honest": 0.7})))
+
+
+def test_training_table_counts_records_and_outcomes() -> None:
+    cells = [replace(CELL, fraction=0.5), CELL, replace(CELL, model="random")]
+    rows = {0.5: None, 1.0: {"train": np.array([0, 2, 3])}}
+    table: Any = score_tables.training_table(cells, lambda cell: rows[cell.fraction], np.array([1, 1, 1, 0]))
+    assert table["training ECGs"].tolist() == ["not estimable", "3"]
+    assert table["with the outcome"].tolist() == ["not estimable", "2"]
+
+
+def predictions(seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    n = 40
+    y_true = np.arange(n) % 4 == 0
+    columns = {"record_id": [f"r{i:02d}" for i in range(n)], "patient_id": [f"p{i:02d}" for i in range(n)]}
+    score = rng.random(n) + y_true * 0.3
+    parts = [
+        pd.DataFrame(columns | {"part": part, "step": 1, "y_true": y_true.astype(int), "y_score": score})
+        for part in ("validation", "test")
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_differences_are_heartbeit_minus_the_other_on_the_same_records() -> None:
+    cells = GridSettings(fractions=(0.1, 1.0), photo_models=(), head_models=("heartbeit",)).cells("stemi")
+    made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
+    table: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=20))
+    row = table[(table.fraction == 0.1) & (table.metric == "auroc")]
+    assert row.model.item() == "random"
+    ours, theirs = (
+        auroc(test.y_true.to_numpy(), test.y_score.to_numpy())
+        for cell in cells
+        if cell.kind == "finetuned" and cell.fraction == 0.1
+        for test in [made[cell][made[cell].part == "test"]]
+    )
+    assert row.value.item() == pytest.approx(ours - theirs)
+
+
+def test_few_labels_are_compared_with_all_labels_of_the_others() -> None:
+    cells = GridSettings(fractions=(0.1, 1.0), photo_models=(), head_models=("heartbeit",)).cells("stemi")
+    made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
+    table: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=20), fractions=(0.1, 1.0))
+    assert set(table.fraction) == {0.1}
+    assert set(table.reference_fraction) == {1.0}
+    nothing = score_tables.differences(cells, lambda cell: None, ScoreSettings(n_draws=20))
+    assert nothing.empty
+    assert "value" in nothing
+
+
+def test_verdicts_are_counted() -> None:
+    judged = pd.DataFrame({"verdict": ["reproduced", "not testable here", "reproduced"]})
+    assert score_tables.verdict_sentence(judged) == "Of 3 claims: **2** reproduced; **1** not testable here."
+
+
+def test_a_table_is_shown_whole() -> None:
+    table = Table({"text": ["word " * 40] * 100})
+    html = table._repr_html_()
+    assert html.count("<tr") == 101
+    assert "..." not in html
+    assert isinstance(table.assign(more=1), Table)
+    assert pd.get_option("display.max_colwidth") == 50
+
+
+# --- evidence ---
+
+
+def test_pixels_of_a_sign_lie_on_the_ink_of_its_leads(cohort: Cohort) -> None:
+    filters, image = FilterSettings(), ImageSettings()
+    rows = np.flatnonzero(cohort.manifest.stemi == 1)[:2].tolist()
+    healthy = int(np.flatnonzero(cohort.manifest.stemi == 0)[0])
+    pixels = sign_pixels(cohort, [*rows, healthy], "stemi", filters, image)
+    samples = sign_samples(cohort, [*rows, healthy], "stemi")
+    assert pixels is not None
+    assert samples is not None
+    assert pixels[:2].any(axis=(1, 2)).all()
+    assert not pixels[2].any()
+    assert not samples[2].any()
+    assert samples[:2].any(axis=(1, 2)).all()
