@@ -27,7 +27,7 @@ from ecglib.records import LEADS_8
 
 SHARD_SIZE = 512  # images per shard: 25 MB at 224 x 224
 CHUNK_SIZE = 64  # images that one worker makes at a time
-POOL_FROM = 8  # chunks from which a pool of processes, which takes a second or two to start, pays
+POOL_FROM = 24  # chunks from which a pool of processes pays: each imports scipy and torch anew, seconds
 _MANIFEST = "manifest.parquet"
 _CHECKSUMS = "checksums.json"
 
