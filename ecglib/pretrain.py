@@ -1,7 +1,7 @@
 """Pretraining: predict the tokens of hidden patches from the rest of the image (BEiT, arXiv 2106.08254).
 
-Everything random depends on the seed and the step, so a run that was killed and goes on from its checkpoint
-ends, on a CPU, with the same bytes as one that was not. One process or several (torchrun) do the same sums.
+All chance comes from the seed and the step, so a killed run goes on from its checkpoint to the same bytes
+(on a CPU) as an unbroken one. One process or several (torchrun) do the same sums.
 """
 
 import hashlib
@@ -56,20 +56,16 @@ class PretrainSettings:
 
     def __post_init__(self) -> None:
         resolve_precision(self.precision)
-        rules = {
+        least = {"steps": 1, "batch_size": 1, "mask_target": 1, "checkpoint_every": 1}
+        least |= {"weight_decay": 0, "clip_norm": 0, "seed": 0}
+        rules = {name: (getattr(self, name) >= bound, f"at least {bound}") for name, bound in least.items()}
+        rules |= {
             "size": (self.size in SIZES, f"one of {', '.join(SIZES)}"),
-            "steps": (self.steps >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "mask": (self.mask in KINDS, f"one of {', '.join(KINDS)}"),
             "learning_rate": (self.learning_rate > 0, "above 0"),
             "min_learning_rate": (0 <= self.min_learning_rate <= self.learning_rate, "0 to learning_rate"),
             "warmup_steps": (0 <= self.warmup_steps < self.steps, f"0 or more, and below steps {self.steps}"),
-            "weight_decay": (self.weight_decay >= 0, "at least 0"),
-            "mask": (self.mask in KINDS, f"one of {', '.join(KINDS)}"),
-            "mask_target": (self.mask_target >= 1, "at least 1"),
             "drop_path": (0 <= self.drop_path < 1, "at least 0 and below 1"),
-            "clip_norm": (self.clip_norm >= 0, "at least 0"),
-            "checkpoint_every": (self.checkpoint_every >= 1, "at least 1"),
-            "seed": (self.seed >= 0, "at least 0"),
         }
         for name, (holds, rule) in rules.items():
             if not holds:
@@ -97,28 +93,21 @@ def _make_fabric(precision: Precision, batch_size: int) -> Fabric:
     return fabric
 
 
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay matrices only (BEiT)."""
-    plain, decayed = [], []
-    for name, parameter in model.named_parameters():
-        (plain if parameter.ndim == 1 or name.endswith(NO_DECAY) else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-
-
 class _Run:
     """A network in training and its history; measurements stay on the device until `settle` reads them."""
 
-    def __init__(
-        self, fabric: Fabric, corpus: MaskedCorpus, settings: PretrainSettings, vocab_size: int
-    ) -> None:
+    def __init__(self, fabric: Fabric, corpus: MaskedCorpus, settings: PretrainSettings, vocab_size: int):
         self.fabric, self.corpus, self.settings = fabric, corpus, settings
         self.network = MaskedImageModel(
             settings.size, vocab_size,
             image_size=corpus.image_size, drop_path=settings.drop_path, seed=settings.seed,
         )  # fmt: skip
-        self.parameters = list(self.network.parameters())
-        groups = _parameter_groups(self.network, settings.weight_decay)
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        named = dict(self.network.named_parameters())
+        plain = [p for name, p in named.items() if p.ndim == 1 or name.endswith(NO_DECAY)]
+        matrices = [p for name, p in named.items() if p.ndim > 1 and not name.endswith(NO_DECAY)]
+        groups = [{"params": matrices}, {"params": plain, "weight_decay": 0.0}]
+        # torch's default betas, 0.9 and 0.999, and eps, 1e-8, are BEiT's.
+        optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
         self.history: list[list[float]] = []  # one row a step, columns HISTORY
         self.waiting: list[Tensor] = []
@@ -140,12 +129,12 @@ class _Run:
         n_masked = self._add_over_processes(loss.new_tensor(float(len(hidden))))
         # Processes average their gradients: this makes the average that of the whole batch's mean loss.
         fabric.backward(loss * (fabric.world_size / n_masked))
-        norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm or math.inf)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad()
         right, majority = logits.argmax(1) == targets, targets == self.corpus.commonest
         shares = torch.stack([loss.detach(), right.sum(), majority.sum()]) / n_masked
-        self.waiting.append(torch.cat([shares, norm.reshape(1)]))
+        self.waiting.append(torch.cat([shares, norm.reshape(1) / fabric.world_size]))
 
     def _add_over_processes(self, values: Tensor) -> Tensor:
         if self.fabric.world_size > 1:  # not Fabric's all_reduce, which waits at a barrier first
@@ -158,10 +147,8 @@ class _Run:
         speed = self.settings.batch_size * len(values) / (time.perf_counter() - self.clock)
         for step, (loss, accuracy, majority, norm) in enumerate(values, start=len(self.history)):
             if not math.isfinite(loss + norm):
-                raise EcglibError(
-                    f"pretraining: step {step + 1} has loss {loss:g} and gradient norm {norm:g}: "
-                    "not finite; lower learning_rate or set clip_norm (the last checkpoint is kept)"
-                )
+                problem = f"pretraining: loss {loss:g}, gradient norm {norm:g} at step {step + 1}, not finite"
+                raise EcglibError(f"{problem}: lower learning_rate or set clip_norm (checkpoint kept)")
             rate = learning_rate_at(step, self.settings)
             self.history.append([step + 1, loss, accuracy, majority, rate, speed])
         self.waiting.clear()
@@ -169,11 +156,8 @@ class _Run:
 
     def state(self) -> dict[str, Any]:
         history = torch.tensor(self.history, dtype=torch.float64)
-        return {
-            "model": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "history": history,
-        }
+        model, optimizer = self.network.state_dict(), self.optimizer.state_dict()
+        return {"model": model, "optimizer": optimizer, "history": history}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["model"])
@@ -188,12 +172,12 @@ def _train(run: _Run, path: Path, identity: dict[str, Any], callbacks: Sequence[
     if path.exists():
         run.load(_load_checkpoint(path, identity))
     steps = range(len(run.history), settings.steps)
-    on_host = fabric.device.type == "cpu"
+    settle_every = 1 if fabric.device.type == "cpu" else SETTLE_EVERY
     for step in track(steps, "pretraining", len(steps)) if fabric.is_global_zero else steps:
         run.update(step)
         done = step + 1
         due = done % settings.checkpoint_every == 0 or done == settings.steps
-        if due or on_host or done % SETTLE_EVERY == 0:
+        if due or done % settle_every == 0:
             run.settle()
         if due:
             if fabric.is_global_zero:
@@ -218,15 +202,9 @@ def _load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
         raise EcglibError(f"{path} is damaged: delete it to pretrain from the start") from error
     for name in sorted(identity.keys() | theirs.keys()):
         if identity.get(name) != theirs.get(name):
-            raise EcglibError(
-                f"{path} was made with {name} {theirs.get(name)!r}, now it is {identity.get(name)!r}: "
-                "set it back, or delete the checkpoint to pretrain from the start"
-            )
+            change = f"{name} was {theirs.get(name)!r} and is {identity.get(name)!r}"
+            raise EcglibError(f"{path} was made otherwise: {change}; set it back or delete the checkpoint")
     return saved
-
-
-def _sha256(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
 
 
 def pretrain(
@@ -246,8 +224,7 @@ def pretrain(
     callback(steps done, network in evaluation mode) before each checkpoint. Under torchrun each process takes
     its part of each batch. History: one row a step, over the hidden patches of the whole batch;
     `majority_accuracy` is what naming the commonest token of all `rows` every time would have reached.
-    Raises EcglibError for data that do not fit, a checkpoint that is damaged or of other data or settings,
-    and a loss that is not finite.
+    Raises EcglibError for data that do not fit, a damaged or foreign checkpoint, and a loss not finite.
     """
     precision = resolve_precision(settings.precision)
     fabric = _make_fabric(precision, settings.batch_size)
@@ -255,17 +232,19 @@ def pretrain(
         store, tokens, rows, vocab_size,
         kind=settings.mask, target=settings.mask_target, batch_size=settings.batch_size, seed=settings.seed,
     )  # fmt: skip
-    data = {"data_hash": store.data_hash, "vocab_size": vocab_size, "rows": _sha256(np.asarray(rows))}
-    identity = {**asdict(settings), **data, "precision": precision, "tokens": _sha256(tokens)}
+    data = {"data_hash": store.data_hash, "vocab_size": vocab_size}
+    for name, array in {"rows": np.asarray(rows), "tokens": tokens}.items():
+        data[name] = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
+    identity = {**asdict(settings), **data, "precision": precision}
     del identity["checkpoint_every"]  # changes no result
-    with torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []):
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), reproducible(fabric.device):
         run = _Run(fabric, corpus, settings, vocab_size)
-        with reproducible(fabric.device):
-            _train(run, directory / "checkpoint.pt", identity, callbacks)
+        _train(run, directory / "checkpoint.pt", identity, callbacks)
     if fabric.is_global_zero:
         described = {"settings": asdict(settings), "commit": commit(), **data, **(metadata or {})}
         save_encoder(directory / "encoder.safetensors", run.network, described)
-        history = pd.DataFrame(run.history, columns=pd.Index(HISTORY)).astype({"step": int})
         with atomic_path(directory / "history.parquet") as partial:
-            history.to_parquet(partial, index=False)
+            history = pd.DataFrame(run.history, columns=pd.Index(HISTORY))
+            history.astype({"step": int}).to_parquet(partial, index=False)
     fabric.barrier()

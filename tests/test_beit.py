@@ -14,8 +14,15 @@ from torch import Tensor, nn
 from transformers import BeitConfig, BeitForImageClassification, BeitForMaskedImageModeling
 
 from ecglib import beit
-from ecglib.beit import MaskedImageModel, classifier_from_encoder, load_encoder, make_encoder, normalise
-from ecglib.beit import save_encoder as save
+from ecglib.beit import (
+    MaskedImageModel,
+    classifier_from_encoder,
+    load_encoder,
+    make_encoder,
+    normalise,
+    reproducible,
+    save_encoder,
+)
 from ecglib.errors import EcglibError
 
 IMAGE_SIZE, PATCHES, VOCAB = 64, 16, 20
@@ -194,6 +201,22 @@ def test_seed_alone_decides_the_weights() -> None:
     assert torch.equal(classifier["blocks.2.mlp.fc1.weight"], state["encoder.blocks.2.mlp.fc1.weight"])
 
 
+def test_gradients_of_the_bias_are_the_same_every_time_on_two_threads() -> None:
+    encoder = make_encoder("heartbeit_nano", shared_bias=True)
+    table = encoder.get_parameter("rel_pos_bias.relative_position_bias_table")
+    gradient = torch.randn((3, 197, 197), generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with reproducible(torch.device("cpu")):
+            bias = [encoder.get_submodule("rel_pos_bias")() for _ in range(40)]
+            gradients = [torch.autograd.grad(b, table, gradient)[0] for b in bias]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(g, gradients[0]) for g in gradients)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_normalised_pixels_run_from_minus_one_to_one() -> None:
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(3, 1, 1)
     images = normalise(pixels)
@@ -205,7 +228,7 @@ def saved(folder: Path, **metadata: object) -> tuple[Path, MaskedImageModel]:
     model = small_model()
     shake(model)
     path = folder / "encoder.safetensors"
-    save(path, model, metadata)
+    save_encoder(path, model, metadata)
     return path, model
 
 
@@ -229,7 +252,7 @@ def test_same_weights_give_the_same_bytes_in_another_process(tmp_path: Path) -> 
         "beit.save_encoder(Path(sys.argv[1]), model, {'b': 1, 'a': 'x', 'c': [1, 2]})"
     )
     subprocess.run([sys.executable, "-c", script, tmp_path / "theirs"], check=True)
-    save(tmp_path / "ours", small_model(), {"a": "x", "c": [1, 2], "b": 1})
+    save_encoder(tmp_path / "ours", small_model(), {"a": "x", "c": [1, 2], "b": 1})
     assert (tmp_path / "theirs").read_bytes() == (tmp_path / "ours").read_bytes()
 
 

@@ -21,7 +21,7 @@ from ecglib import beit
 from ecglib.beit import MaskedImageModel, load_encoder, normalise
 from ecglib.errors import EcglibError
 from ecglib.masking import MaskedCorpus
-from ecglib.pretrain import PretrainSettings, learning_rate_at, pretrain
+from ecglib.pretrain import Callback, PretrainSettings, learning_rate_at, pretrain
 from ecglib.shards import ImageStore
 
 N_IMAGES, VOCAB = 12, 20
@@ -46,24 +46,9 @@ def settings_with(**changes: object) -> PretrainSettings:
     return PretrainSettings(**SETTINGS | changes)  # pyright: ignore[reportArgumentType]
 
 
-class Images(ImageStore):
-    """A store in memory that can end the process, as `kill -9` would, while it reads a batch."""
-
-    kill_after: int | None = None  # batches
-
-    def pixels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        if self.kill_after is not None:
-            object.__setattr__(self, "kill_after", self.kill_after - 1)
-            if self.kill_after < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return super().pixels(rows)
-
-
-def images(kill_after: int | None = None) -> Images:
-    pixels = np.random.default_rng(0).integers(0, 256, (N_IMAGES, 64, 64), dtype=np.uint8)
-    store = Images(Path("memory"), pd.DataFrame(index=range(N_IMAGES)), (pixels,), {"images": "0"})
-    object.__setattr__(store, "kill_after", kill_after)
-    return store
+def images(n: int = N_IMAGES, size: int = 64) -> ImageStore:
+    pixels = np.random.default_rng(0).integers(0, 256, (n, size, size), dtype=np.uint8)
+    return ImageStore(Path("memory"), pd.DataFrame(index=range(n)), (pixels,), {"images": "0"})
 
 
 def tokens() -> np.ndarray:
@@ -72,33 +57,18 @@ def tokens() -> np.ndarray:
     return np.where(np.arange(16) % 2, drawn, 0).astype(np.uint16)
 
 
-def run(
-    folder: Path,
-    *,
-    kill_after: int | None = None,
-    callbacks: Sequence[Callable[[int, nn.Module], None]] = (),
-    **changes: object,
-) -> pd.DataFrame:
+def run(folder: Path, *, callbacks: Sequence[Callback] = (), **changes: object) -> pd.DataFrame:
     """Pretrain on the tiny corpus and return the history."""
-    pretrain(
-        images(kill_after),
-        tokens(),
-        ROWS,
-        VOCAB,
-        settings_with(**changes),
-        folder,
-        callbacks,
-        {"commit": "test"},
-    )
+    settings = settings_with(**changes)
+    pretrain(images(), tokens(), ROWS, VOCAB, settings, folder, callbacks, {"commit": "test"})
     return pd.read_parquet(folder / "history.parquet")
 
 
 def run_in_subprocess(command: Sequence[str], folder: Path, changes: str) -> subprocess.CompletedProcess[str]:
+    """Run `main` below."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, __file__, str(folder), changes],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    words = [*command, __file__, str(folder), changes]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def without_timing(history: pd.DataFrame) -> pd.DataFrame:
@@ -109,23 +79,19 @@ def without_timing(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_first_loss_is_that_of_guessing(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224), dtype=np.uint8)
-    store = ImageStore(Path("memory"), pd.DataFrame(index=range(2)), (pixels,), {})
     ids = np.random.default_rng(1).integers(0, 512, (2, 196)).astype(np.uint16)
     settings = PretrainSettings(steps=1, warmup_steps=0, batch_size=4, precision="32-true")
-    pretrain(store, ids, np.arange(2), 512, settings, tmp_path)
+    pretrain(images(2, 224), ids, np.arange(2), 512, settings, tmp_path)
     loss = pd.read_parquet(tmp_path / "history.parquet").loss[0]
     assert loss == pytest.approx(math.log(512), abs=0.3)
 
 
 def test_two_images_can_be_memorised(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 48, 48), dtype=np.uint8)
-    store = ImageStore(Path("memory"), pd.DataFrame(index=range(2)), (pixels,), {})
     ids = np.random.default_rng(1).integers(0, VOCAB, (2, 9)).astype(np.uint16)
     settings = settings_with(
-        steps=450, learning_rate=2e-2, mask="uniform", mask_target=3, checkpoint_every=450
+        steps=350, learning_rate=2e-2, mask="uniform", mask_target=3, checkpoint_every=350
     )
-    pretrain(store, ids, np.arange(2), VOCAB, settings, tmp_path)
+    pretrain(images(2, 48), ids, np.arange(2), VOCAB, settings, tmp_path)
     end = pd.read_parquet(tmp_path / "history.parquet").tail(10)
     assert end.loss.mean() < 0.1
     assert end.accuracy.mean() > 0.98
@@ -134,9 +100,7 @@ def test_two_images_can_be_memorised(tmp_path: Path) -> None:
 def test_history_says_what_an_independent_count_says(tmp_path: Path) -> None:
     settings = settings_with(steps=4, batch_size=9)
     history = run(tmp_path, steps=4, batch_size=9)
-    corpus = MaskedCorpus(
-        images(), tokens(), ROWS, VOCAB, kind="blockwise", target=6, batch_size=9, seed=0
-    )  # fmt: skip
+    corpus = MaskedCorpus(images(), tokens(), ROWS, VOCAB, kind="blockwise", target=6, batch_size=9, seed=0)
     assert corpus.commonest == 0
     for step in range(4):
         _, masks, hidden = corpus.batch(step)
@@ -232,17 +196,15 @@ def test_encoder_says_how_it_was_made(tmp_path: Path) -> None:
 
 
 def test_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    killed = tmp_path / "killed"
-    # One read in advance finds the image size; the kill comes in step 17, after the checkpoint of step 10.
-    process = run_in_subprocess([sys.executable], killed, "kill_after=17, drop_path=0.2")
+    killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+    process = run_in_subprocess([sys.executable], killed, "drop_path=0.2, kill_at=20")
     assert process.returncode == -signal.SIGKILL, process.stderr
+    # It died before it could write the checkpoint of step 20.
     assert [path.name for path in killed.iterdir()] == ["checkpoint.pt"]
     assert len(torch.load(killed / "checkpoint.pt", weights_only=True)["history"]) == 10
-    resumed = run(killed, drop_path=0.2)
-    unbroken = run(tmp_path / "unbroken", drop_path=0.2)
-    assert without_timing(resumed).equals(without_timing(unbroken))
-    ours, theirs = (folder / "encoder.safetensors" for folder in (killed, tmp_path / "unbroken"))
-    assert ours.read_bytes() == theirs.read_bytes()
+    histories = [run(folder, drop_path=0.2) for folder in (killed, unbroken)]
+    assert without_timing(histories[0]).equals(without_timing(histories[1]))
+    assert (killed / "encoder.safetensors").read_bytes() == (unbroken / "encoder.safetensors").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -277,9 +239,11 @@ def test_damaged_checkpoint_is_refused(tmp_path: Path, checkpoint: bytes, damage
 
 def test_checkpoint_of_other_settings_is_refused(tmp_path: Path, checkpoint: bytes) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(checkpoint)
-    with pytest.raises(EcglibError, match=r"made with learning_rate 0.0015, now it is 0.002: set it back"):
+    with pytest.raises(
+        EcglibError, match=r"made otherwise: learning_rate was 0.0015 and is 0.002; set it back"
+    ):
         run(tmp_path, steps=20, learning_rate=0.002)
-    with pytest.raises(EcglibError, match=r"made with tokens "):
+    with pytest.raises(EcglibError, match="made otherwise: tokens was "):
         pretrain(images(), tokens()[::-1], ROWS, VOCAB, settings_with(steps=20), tmp_path)
     # How often checkpoints are written changes no result.
     assert len(run(tmp_path, steps=20, checkpoint_every=7)) == 20
@@ -287,9 +251,7 @@ def test_checkpoint_of_other_settings_is_refused(tmp_path: Path, checkpoint: byt
 
 def test_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     explosive = {"learning_rate": 1e25, "warmup_steps": 0, "checkpoint_every": 1}
-    with pytest.raises(
-        EcglibError, match=r"step \d+ has loss \S+ .*: not finite; lower learning_rate"
-    ) as caught:
+    with pytest.raises(EcglibError, match=r"at step \d+, not finite: lower learning_rate") as caught:
         run(tmp_path, **explosive)
     assert "\n" not in str(caught.value)
     kept = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
@@ -337,17 +299,19 @@ def test_more_processes_than_images_are_refused(tmp_path: Path, monkeypatch: pyt
         run(tmp_path)
 
 
-def main(folder: Path, changes: str) -> None:
-    """What the subprocesses run: the same as `run`, leaving a file for each call of the callback."""
-    torch.set_num_threads(1)
-    beit.SIZES["minute"] = MINUTE
+def main(folder: Path, kill_at: int = 0, **changes: object) -> None:
+    """What the subprocesses do: `run`, and at each callback leave a file or kill themselves."""
 
     def leave_a_trace(step: int, model: nn.Module) -> None:
-        rank, n_processes = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-        (folder / f"called-{rank}-{step}-{n_processes}").touch()
+        if step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if not kill_at:
+            (folder / f"called-{os.environ['RANK']}-{step}-{os.environ['WORLD_SIZE']}").touch()
 
-    run(folder, callbacks=[leave_a_trace] if "RANK" in os.environ else [], **eval(f"dict({changes})"))
+    torch.set_num_threads(1)
+    beit.SIZES["minute"] = MINUTE
+    run(folder, callbacks=[leave_a_trace], **changes)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), **eval(f"dict({sys.argv[2]})"))
