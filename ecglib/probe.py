@@ -1,0 +1,132 @@
+"""Heads on frozen features: a backbone looks at every image once, then linear heads are fitted in seconds.
+
+Logistic regression over a path of regularisation strengths stands in for the scored steps of fine-tuning, so
+that one table, one way of choosing and one way of scoring serve both kinds of cell.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from ecglib.classifiers import Classifier
+from ecglib.errors import EcglibError
+from ecglib.finetune import (
+    INFERENCE_BATCH,
+    SCORED_PARTS,
+    BestOnValidation,
+    Images,
+    check_rows,
+    prediction_table,
+)
+from ecglib.precision import autocast, resolve_precision
+from ecglib.progress import track
+from ecglib.provenance import atomic_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSettings:
+    """How linear heads are fitted on frozen features."""
+
+    head_c: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # inverse regularisation strengths, rising
+    head_iterations: int = 1000  # most iterations of the solver for each strength
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be fitted, by name."""
+        if not self.head_c or min(self.head_c) <= 0 or list(self.head_c) != sorted(set(self.head_c)):
+            raise EcglibError(f"head_c={self.head_c}: strengths must be above 0 and rise; mend the list")
+        if self.head_iterations < 1:
+            raise EcglibError(f"head_iterations={self.head_iterations}: at least 1 is needed; raise it")
+
+
+def cache_features(classifier: Classifier, store: Images, path: Path, precision: str = "auto") -> np.ndarray:
+    """Pooled features (n images, d) float32 of the whole store, memory-mapped from `path`.
+
+    Computed where `path` does not exist yet: name it after what made it. Raises EcglibError where a file is
+    there that does not fit the store.
+    """
+    if not path.exists():
+        with atomic_path(path) as partial:
+            _write_features(classifier, store, partial, precision)
+    try:
+        features = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise EcglibError(f"{path}: cut short or not an array ({error}); delete it") from error
+    if features.shape != (len(store), classifier.head.in_features):
+        raise EcglibError(f"{path}: features {features.shape} of other images or another network; delete it")
+    return features
+
+
+def _write_features(classifier: Classifier, store: Images, path: Path, precision: str) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    classifier.to(device).eval()
+    shape = (len(store), classifier.head.in_features)
+    features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    starts = range(0, len(store), INFERENCE_BATCH)
+    with torch.inference_mode(), autocast(resolve_precision(precision), device):
+        for start in track(starts, f"features of {classifier.name}", unit="batch"):
+            rows = np.arange(start, min(start + INFERENCE_BATCH, len(store)))
+            pixels = torch.from_numpy(store.pixels(rows)).to(device)
+            features[rows] = classifier.features(pixels).float().cpu().numpy()
+    features.flush()
+
+
+def fit_head(
+    features: np.ndarray,
+    store: Images,
+    rows: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    settings: ProbeSettings,
+    weights_path: Path | None = None,
+) -> pd.DataFrame:
+    """Fit one head per regularisation strength on `train`; predict validation, test and external.
+
+    features: (n images, d); rows: part -> positions; labels: (n images,) 0/1. Returns the table of
+    `finetune.finetune`; `step` is the place of the strength in `settings.head_c`. At `weights_path` the head
+    with the best validation AUROC is saved for `Classifier.load_trained`, chosen as by `BestOnValidation`.
+    Raises EcglibError where training lacks a class.
+    """
+    check_rows(rows, labels)
+    scored = {part: features[rows[part]] for part in SCORED_PARTS if len(rows.get(part, ()))}
+    heads = _heads(features[rows["train"]], labels[rows["train"]], settings)
+    predictions, best = [], BestOnValidation()
+    for step, (weight, bias) in enumerate(heads):
+        tables = [
+            prediction_table(store, part, rows[part], labels, step, expit(x @ weight + bias))
+            for part, x in scored.items()
+        ]
+        predictions.append(pd.concat(tables, ignore_index=True))
+        best.offer(predictions[-1], step, two_neurons(weight, bias))
+    if weights_path:
+        best.save(weights_path, {"head_c": settings.head_c})
+    return pd.concat(predictions, ignore_index=True)
+
+
+def _heads(x: np.ndarray, y: np.ndarray, settings: ProbeSettings) -> Iterator[tuple[np.ndarray, float]]:
+    """Weight (d,) and bias on raw features for each strength, from standardised ones, each from the last."""
+    mean, spread = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+    spread[spread == 0] = 1  # a feature that never moves says nothing
+    standardised = (x - mean) / spread
+    model = LogisticRegression(max_iter=settings.head_iterations, warm_start=True)
+    for strength in settings.head_c:
+        model.set_params(C=strength).fit(standardised, y)
+        weight = np.ravel(model.coef_) / spread
+        yield weight, float(np.ravel(model.intercept_)[0] - weight @ mean)
+
+
+def two_neurons(weight: np.ndarray, bias: float) -> dict[str, Tensor]:
+    """The two-neuron head (names as in a Classifier's state) whose softmax is the logistic regression.
+
+    Each class takes half of the difference, so that Grad-CAM works for both.
+    """
+    both = torch.tensor([[-0.5], [0.5]], dtype=torch.float64)
+    return {
+        "head.weight": (both * torch.from_numpy(weight)).float(),
+        "head.bias": (both[:, 0] * bias).float(),
+    }
