@@ -28,8 +28,7 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "heartbeit_base": (768, 12, 12),
 }
 LAYER_SCALE = 0.1  # BEiT's starting value
-INIT_STD = 0.02
-HEAD_SCALE = 0.001  # fine-tuning starts from logits near zero
+INIT_STD, HEAD_SCALE = 0.02, 0.001  # the head starts from logits near zero
 SHARED_BIAS = "rel_pos_bias.relative_position_bias_table"
 # What a pretraining file holds and a classifier does not, and what a classifier starts afresh.
 PRETRAINING_ONLY = ("mask_token", "lm_head.", "norm.")

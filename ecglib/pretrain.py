@@ -5,6 +5,7 @@ All chance comes from the seed and the step, so a killed run goes on from its ch
 """
 
 import hashlib
+import logging
 import math
 import os
 import pickle
@@ -32,7 +33,6 @@ from ecglib.shards import ImageStore
 HISTORY = ("step", "loss", "accuracy", "majority_accuracy", "learning_rate", "images_per_second")
 NO_DECAY = ("cls_token", "mask_token", "relative_position_bias_table")
 Callback = Callable[[int, nn.Module], None]
-SETTLE_EVERY = 20  # steps on an accelerator: to read a loss, the host must wait for the device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +86,7 @@ def _make_fabric(precision: Precision, batch_size: int) -> Fabric:
     devices, n_processes = 1, 1
     if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
         devices, n_processes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its notes would go into notebooks
     fabric = Fabric(devices=devices, num_nodes=n_processes // devices, precision=precision)
     fabric.launch()
     if fabric.world_size > batch_size:
@@ -114,7 +115,7 @@ class _Run:
         self.clock = time.perf_counter()
 
     def update(self, step: int) -> None:
-        """One step of AdamW on the step's batch, of which each process takes its part."""
+        """Learn from the step's batch, of which each process takes its part."""
         fabric, settings = self.fabric, self.settings
         if settings.drop_path:
             noise = np.random.SeedSequence((settings.seed, step, fabric.global_rank, 2))
@@ -143,14 +144,13 @@ class _Run:
 
     def settle(self) -> None:
         """Turn what waits into rows. Raises EcglibError where a loss or its gradient is not finite."""
-        values = self._add_over_processes(torch.stack(self.waiting)).tolist()
-        speed = self.settings.batch_size * len(values) / (time.perf_counter() - self.clock)
+        settings, values = self.settings, self._add_over_processes(torch.stack(self.waiting)).tolist()
+        speed = settings.batch_size * len(values) / (time.perf_counter() - self.clock)
         for step, (loss, accuracy, majority, norm) in enumerate(values, start=len(self.history)):
             if not math.isfinite(loss + norm):
                 problem = f"pretraining: loss {loss:g}, gradient norm {norm:g} at step {step + 1}, not finite"
                 raise EcglibError(f"{problem}: lower learning_rate or set clip_norm (checkpoint kept)")
-            rate = learning_rate_at(step, self.settings)
-            self.history.append([step + 1, loss, accuracy, majority, rate, speed])
+            self.history.append([step + 1, loss, accuracy, majority, learning_rate_at(step, settings), speed])
         self.waiting.clear()
         self.clock = time.perf_counter()
 
@@ -172,7 +172,7 @@ def _train(run: _Run, path: Path, identity: dict[str, Any], callbacks: Sequence[
     if path.exists():
         run.load(_load_checkpoint(path, identity))
     steps = range(len(run.history), settings.steps)
-    settle_every = 1 if fabric.device.type == "cpu" else SETTLE_EVERY
+    settle_every = 1 if fabric.device.type == "cpu" else 20  # elsewhere reading a loss makes the host wait
     for step in track(steps, "pretraining", len(steps)) if fabric.is_global_zero else steps:
         run.update(step)
         done = step + 1
@@ -235,8 +235,7 @@ def pretrain(
     data = {"data_hash": store.data_hash, "vocab_size": vocab_size}
     for name, array in {"rows": np.asarray(rows), "tokens": tokens}.items():
         data[name] = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
-    identity = {**asdict(settings), **data, "precision": precision}
-    del identity["checkpoint_every"]  # changes no result
+    identity = {**asdict(settings), **data, "precision": precision, "checkpoint_every": "any"}
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices), reproducible(fabric.device):
         run = _Run(fabric, corpus, settings, vocab_size)
