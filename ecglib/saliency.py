@@ -36,12 +36,14 @@ class SaliencySettings:
 
 
 class _CheckedGradCAM(GradCAM):
-    """Grad-CAM that refuses to make a picture of nothing."""
+    """Grad-CAM that refuses to make a picture of nothing; `first` is the number of its first image."""
+
+    first = 0
 
     def get_cam_image(self, *args: Any, **kwargs: Any) -> np.ndarray:
         """Maps (n, rows, cols) of the layer, before they are cut off at 0, enlarged and scaled."""
         cams = super().get_cam_image(*args, **kwargs)
-        for number, cam in enumerate(np.maximum(cams, 0)):
+        for number, cam in enumerate(np.maximum(cams, 0), self.first):
             if not np.isfinite(cam).all() or np.ptp(cam) <= FLAT * cam.max():
                 raise EcglibError(
                     f"Grad-CAM of image {number}: the map is zero or the same everywhere: nothing to show; "
@@ -56,28 +58,22 @@ def grad_cam(classifier: Classifier, pixels: np.ndarray, class_index: int = 1) -
     Computed in float32 where the classifier is; its gradients are cleared afterwards.
     Raises EcglibError where a map is zero or constant: it would be a picture of nothing.
     """
-    maps = [
-        _maps(classifier, pixels[start : start + BATCH_SIZE], class_index)
-        for start in range(0, len(pixels), BATCH_SIZE)
-    ]
-    return np.concatenate(maps)
-
-
-def _maps(classifier: Classifier, pixels: np.ndarray, class_index: int) -> np.ndarray:
-    device = next(classifier.parameters()).device
     was_training = classifier.training
     cam = _CheckedGradCAM(classifier, [classifier.cam_target_layer], classifier.cam_reshape)
+    maps = []
     try:
-        images = torch.from_numpy(pixels).to(device).float().unsqueeze(1)  # (n, 1, h, w)
-        targets: list[Any] = [ClassifierOutputTarget(class_index)] * len(images)
-        maps = cam(images, targets)
+        for cam.first in range(0, len(pixels), BATCH_SIZE):
+            images = torch.from_numpy(pixels[cam.first : cam.first + BATCH_SIZE]).float().unsqueeze(1)
+            targets: list[Any] = [ClassifierOutputTarget(class_index)] * len(images)
+            maps.append(cam(images, targets))  # (n, 1, h, w) -> (n, h, w)
     finally:
         cam.activations_and_grads.release()
         classifier.zero_grad()
         classifier.train(was_training)
+    saliency = np.concatenate(maps)
     # The library divides by the largest value plus 1e-7, which dims the maps of heads with small weights.
-    low, high = maps.min(axis=(1, 2), keepdims=True), maps.max(axis=(1, 2), keepdims=True)
-    return ((maps - low) / (high - low)).astype(np.float32)
+    low, high = saliency.min(axis=(1, 2), keepdims=True), saliency.max(axis=(1, 2), keepdims=True)
+    return ((saliency - low) / (high - low)).astype(np.float32)
 
 
 def overlay(pixels: np.ndarray, saliency: np.ndarray, opacity: float = 0.8) -> np.ndarray:
