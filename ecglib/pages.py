@@ -134,7 +134,7 @@ def assemble(plan: dict[str, Any], destination: Path) -> None:
 
 
 def _lay_out(source: Path, target: Path, record: dict[str, Any]) -> None:
-    """Copy an executed notebook with its outcome in the title and its box of provenance right under it."""
+    """Copy an executed notebook, its outcome in the title, its box of provenance right under, no stderr."""
     content = json.loads(source.read_text(encoding="utf-8"))
     cells = content["cells"]
     box = next(
@@ -146,6 +146,9 @@ def _lay_out(source: Path, target: Path, record: dict[str, Any]) -> None:
         title = f"# {outcome_name(record['outcome'])}: "
         cells[0]["source"] = "".join(cells[0]["source"]).replace("# ", title, 1)
     box["metadata"]["tags"] = ["remove-input"]  # the call says nothing to a reader
+    for cell in cells:
+        if "outputs" in cell:  # libraries' warnings hold paths of this machine
+            cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
     content["metadata"].pop("papermill", None)  # it holds paths of this machine
     target.write_text(json.dumps(content, indent=1), encoding="utf-8")
 

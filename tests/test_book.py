@@ -39,10 +39,11 @@ def _executed(record: dict[str, Any] | None = RECORD) -> dict[str, Any]:
     """A notebook as papermill leaves it: title, parameters, a result, and the box as its last cell."""
     shown = {"text/html": "<details></details>", "text/plain": "<HTML>"}
     box = v4.new_output("display_data", shown, metadata={"ecglib": record})
+    warning = v4.new_output("stream", name="stderr", text="/somewhere/library.py:1: Warning")
     cells = [
         v4.new_markdown_cell("# A page"),
         v4.new_code_cell('profile: str = "quick"  # meaning', metadata={"tags": ["parameters"]}),
-        v4.new_code_cell("1 + 1", outputs=[v4.new_output("execute_result", {"text/plain": "2"})]),
+        v4.new_code_cell("1 + 1", outputs=[warning, v4.new_output("execute_result", {"text/plain": "2"})]),
         v4.new_code_cell("show_record(study)", outputs=[box] if record else []),
     ]
     for count, cell in enumerate(cells[1:], start=1):
@@ -167,7 +168,8 @@ def test_assembling_lifts_the_box_under_the_title_and_leaves_paths_behind(tmp_pa
     sources = ["".join(cell["source"]) for cell in laid_out["cells"]]
     assert sources == ["# A page", "show_record(study)", 'profile: str = "quick"  # meaning', "1 + 1"]
     assert "remove-input" in laid_out["cells"][1]["metadata"]["tags"]
-    assert "papermill" not in laid_out["metadata"]
+    assert "somewhere" not in json.dumps(laid_out)
+    assert laid_out["cells"][3]["outputs"][0]["data"] == {"text/plain": "2"}
     assert json.loads((executed / "keys.json").read_text(encoding="utf-8")) == {"01_cohorts": KEY}
 
 
