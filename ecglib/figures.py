@@ -110,7 +110,7 @@ def pretraining(history: pd.DataFrame, vocab_size: int) -> Plot:
     chance = math.log(vocab_size)
     loss.plot(history.step, history.loss, color=ACCENT, label="loss")
     loss.axhline(chance, color=WARM, linestyle="--", linewidth=1, label=f"ln({vocab_size}) = {chance:.2f}")
-    loss.set(xlabel="Step (batches)", ylabel="Cross-entropy on hidden patches (nats)")
+    loss.set(xlabel="Step (batches)", ylabel="Loss on hidden patches (nats)")
     accuracy.plot(history.step, 100 * history.accuracy, color=ACCENT, label="model")
     accuracy.plot(
         history.step,

@@ -38,8 +38,8 @@ def over_fractions(
     for ax, (_, rows) in zip(axes, _by_panel(known), strict=True):
         chance = 0.5 if metric == "auroc" else rows.prevalence.mean()
         ax.axhline(chance, color=FAINT, linestyle=":", linewidth=1)
-        ax.annotate("chance", (1, chance), (-2, 2), xycoords=("axes fraction", "data"),
-                    textcoords="offset points", ha="right", color="#6f6f6f", fontsize=7.5)  # fmt: skip
+        ax.annotate("chance", (0.3, chance), (0, 2), xycoords=("axes fraction", "data"),
+                    textcoords="offset points", ha="center", color="#6f6f6f", fontsize=7.5)  # fmt: skip
         _draw_models(ax, rows)
         _fraction_axis(ax, chosen.fraction)
         _mark_not_estimable(ax, chosen)

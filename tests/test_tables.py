@@ -105,6 +105,16 @@ def test_a_patch_of_the_papers_image_spans_357_ms() -> None:
     assert facts["pixels"] == "16 x 16"
 
 
+def test_each_bound_of_the_tokenizer_is_judged_by_itself() -> None:
+    alive = {"codes_used": 64, "perplexity": 32.0, "commonest_share": 0.3, "error_ratio": 0.9}
+    table: Any = tables.token_table(alive)
+    assert table["met"].tolist() == ["yes"] * 4
+    worse = {"codes_used": 63, "perplexity": 31.9, "commonest_share": 0.31, "error_ratio": 0.91}
+    for place, (name, value) in enumerate(worse.items()):
+        table = tables.token_table(alive | {name: value})
+        assert table["met"].tolist() == ["NO" if row == place else "yes" for row in range(4)]
+
+
 def test_mask_table_tells_corner_from_centre() -> None:
     masks = np.zeros((4, 14, 14), bool)
     masks[:, 6:8, 6:8] = True
@@ -115,7 +125,7 @@ def test_mask_table_tells_corner_from_centre() -> None:
     assert row["a corner is hidden in (%)"] == "6"
 
 
-@pytest.mark.parametrize(("accuracy", "verdict"), [(0.5, "above"), (0.2, "about level with"), (0.1, "below")])
+@pytest.mark.parametrize(("accuracy", "verdict"), [(0.5, "above"), (0.2, "not above"), (0.1, "not above")])
 def test_pretraining_is_judged_by_the_commonest_token(accuracy: float, verdict: str) -> None:
     history = pd.DataFrame(
         {"step": [1, 2], "loss": [6.2, 3.0], "accuracy": accuracy, "majority_accuracy": 0.2}
