@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from dall_e import Decoder, Encoder, map_pixels, unmap_pixels
+from dall_e.decoder import DecoderBlock
 from dall_e.utils import Conv2d
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
@@ -33,6 +35,7 @@ CHUNK_SIZE = 32  # images encoded at a time
 # What pretraining demands on held-out images; below it, guessing tokens teaches nothing.
 MIN_CODES, MIN_PERPLEXITY, MAX_COMMONEST_SHARE, MAX_ERROR_RATIO = 64, 32, 0.3, 0.9
 CLUSTER_IMAGES, CLUSTER_ROUNDS = 256, 10
+CALM = 0.1  # of dall_e's random weights of the last layer
 SHARPNESS = 16.0  # first logits: -SHARPNESS x squared distance to a code / its mean; 4 to 64 train alike
 
 
@@ -131,8 +134,8 @@ class Tokenizer:
         for start in range(0, len(pixels), CHUNK_SIZE):
             chunk = pixels[start : start + CHUNK_SIZE]
             # Always whole chunks: how many images come together must not change the last bit of a logit.
-            padding = np.full((CHUNK_SIZE - len(chunk), IMAGE_SIZE, IMAGE_SIZE), 255, np.uint8)
-            images = map_pixels(_brightness(np.concatenate([chunk, padding]))).to(_device())
+            images = F.pad(_brightness(chunk), (0, 0, 0, 0, 0, 0, 0, CHUNK_SIZE - len(chunk)))
+            images = map_pixels(images).to(_device())
             found = self.encoder(images.expand(-1, 3, -1, -1)).argmax(1).flatten(1)[: len(chunk)]
             tokens[start : start + len(chunk)] = found.cpu().numpy()
         return tokens
@@ -220,7 +223,13 @@ def _start_from_data(
     turn = torch.randn(codes.shape[1], decoder.n_init, generator=generator).to(device)
     turned = codes @ turn / (features.std(0).mean().clamp(min=1e-6) * math.sqrt(codes.shape[1]))
     out["blocks.input.w"].copy_(turned.T[:, :, None, None])
+    # A nearly blank page at first: a random picture's error would shake the codebook out of its clusters.
+    out["blocks.output.conv.w"].mul_(CALM)
     out["blocks.output.conv.b"].fill_(float(images.mean().logit()))
+    # dall_e damps every block for deep networks (1/16 here); undone, a shallow decoder learns detail at once.
+    for block in decoder.modules():
+        if isinstance(block, DecoderBlock):
+            dict(block.named_parameters())["res_path.conv_4.w"].div_(block.post_gain)
     return max(float((images - images.mean(0)).square().mean()), 1e-12)
 
 
@@ -246,25 +255,25 @@ def _fit(
     settings: TokenizerSettings,
     mean_error: float,
 ) -> list[dict[str, float]]:
-    """The loop: AdamW, with a slower encoder, so that the decoder can follow the codes. One dict a step."""
+    """The loop: AdamW. The encoder is slower and starts later, so that the decoder can follow its codes."""
     rates = (settings.encoder_learning_rate, settings.learning_rate)
     groups = [{"params": list(net.parameters()), "lr": lr} for net, lr in zip(networks, rates, strict=True)]
-    parameters = [parameter for group in groups for parameter in group["params"]]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _course(step, settings.steps))
+    courses = [partial(_course, steps=settings.steps, warm_up=warm_up) for warm_up in (0.5, 0.05)]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, courses)
     generator = torch.Generator(_device()).manual_seed(settings.seed)
     history = []
     for step, batch in enumerate(track(_batches(rows, settings), "tokenizer", settings.steps)):
-        temperature = settings.temperature_start * (
-            settings.temperature_end / settings.temperature_start
-        ) ** (step / settings.steps)
+        share = step / settings.steps
+        temperature = settings.temperature_start ** (1 - share) * settings.temperature_end**share
         images = map_pixels(_brightness(store.pixels(batch))).to(_device())
         loss, seen = _loss(networks, images, settings, mean_error, temperature, generator)
         if not torch.isfinite(loss):
             raise EcglibError(f"tokenizer: the loss of step {step + 1} is not finite; lower learning_rate")
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for network in networks:  # each for itself: the encoder's gradient is many times the decoder's
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         course = {"temperature": temperature, "learning_rate": schedule.get_last_lr()[1]}
         history.append({"step": step + 1, "loss": loss.item(), **seen, **course})
@@ -303,9 +312,9 @@ def _loss(
     return error + settings.kl_weight * kl, seen
 
 
-def _course(step: int, steps: int) -> float:
-    """Learning rate as a share of the largest: warm-up over a twentieth, cosine to a fiftieth."""
-    return min(1.0, (step + 1) / max(1, steps // 20)) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
+def _course(step: int, steps: int, warm_up: float) -> float:
+    """Share of the largest learning rate: linear over the share `warm_up` of the steps, times a cosine."""
+    return min(1.0, (step + 1) / (warm_up * steps)) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
 
 
 def _batches(rows: np.ndarray, settings: TokenizerSettings) -> Iterable[np.ndarray]:
