@@ -28,7 +28,7 @@ TRAINING_PASSES = 3  # a forward pass and a backward pass of twice its cost
 
 
 def estimate_steps(profile: Profile, data: Path | None) -> pd.DataFrame:
-    """One row a step: page, step, size, hours. Nothing is trained; the machine's peak is measured for a second."""
+    """One row a step: page, step, size, hours. Nothing is trained; the machine's peak is measured."""
     records, train, scored = _sizes(profile, data)
     tokens, pretraining = profile.settings(TokenizerSettings), profile.settings(PretrainSettings)
     rate = _peak_flops(pretraining.precision) * UTILISATION
@@ -63,7 +63,7 @@ def estimate_steps(profile: Profile, data: Path | None) -> pd.DataFrame:
     rows.append(
         ("05_finetuning", "features for heads", f"{records:,} images x {len(models)} models", seconds)
     )
-    table = pd.DataFrame(rows, columns=["page", "step", "size", "seconds"])
+    table = pd.DataFrame.from_records(rows, columns=["page", "step", "size", "seconds"])
     return table.assign(hours=(table.pop("seconds") / 3600).round(3))
 
 

@@ -1,4 +1,4 @@
-"""What made a result: hashes of settings, code and data, the commit, the machine; and files that are whole or absent."""
+"""What made a result: hashes of settings, code and data, commit, machine; files that are whole or absent."""
 
 import ast
 import functools
@@ -107,7 +107,7 @@ def _syntax(module: str) -> str:
 
 @functools.cache
 def commit() -> str:
-    """The git commit of the working tree, with `+changes` where files differ from it; `unknown` outside git."""
+    """The git commit of the working tree, `+changes` where files differ from it, `unknown` outside git."""
     root = Path(__file__).resolve().parent.parent
 
     def git(*words: str) -> str:

@@ -256,8 +256,8 @@ class Study:
     def scores(self, outcome: str) -> pd.DataFrame:
         """Both protocols' scores of every cell of an outcome: one row a cell, protocol, part and metric.
 
-        Columns: those of the cell and of `metrics.score_cell`; a cell whose fraction lacks a class has one row
-        a protocol with `estimable` False and its `reason`, and no number.
+        Columns: those of the cell and of `metrics.score_cell`; a cell whose fraction lacks a class has one
+        row a protocol with `estimable` False and its `reason`, and no number.
         """
         settings = self.profile.settings(ScoreSettings)
         tables = []
@@ -278,7 +278,7 @@ class Study:
         """Hash of the content that made the page: of the images where they are drawn, else of the table."""
         if "images" in self.__dict__:
             return self.images.data_hash
-        return digest(pd.util.hash_pandas_object(self.cohort.manifest).tolist())
+        return digest(self.cohort.manifest.to_json())
 
     def record(self) -> dict[str, Any]:
         """All that the page's box says; call it last."""
