@@ -50,16 +50,16 @@ class Explained:
         return np.isfinite(self.maps.reshape(len(self.maps), -1).sum(axis=1))
 
 
-def explain(study: Study, fraction: str) -> list[Explained]:
-    """Grad-CAM of every model for every outcome, at its `smallest` or `largest` estimable label fraction.
+def explain(study: Study) -> list[Explained]:
+    """Grad-CAM of every model for every outcome, at its smallest and its largest estimable label fraction.
 
     A fine-tuned cell is taken where there is one, else a head on frozen features; the first split, draw and
     seed. The ECGs are the first test ECGs with the outcome.
     """
-    cells = [c for outcome in study.profile.outcomes for c in cells_to_explain(study, outcome, fraction)]
+    cells = [cell for outcome in study.profile.outcomes for cell in cells_to_explain(study, outcome)]
     n = study.profile.settings(SaliencySettings).n_averaged
     explained = []
-    for cell in track(cells, f"saliency at the {fraction} fraction", unit="cell"):
+    for cell in track(cells, "saliency", unit="cell"):
         in_test = (study.parts(cell.split) == "test").to_numpy()
         rows = np.flatnonzero(in_test & (study.labels(cell.outcome) == 1))[:n]
         classifier = study.trained_classifier(cell)
@@ -70,20 +70,28 @@ def explain(study: Study, fraction: str) -> list[Explained]:
     return explained
 
 
-def cells_to_explain(study: Study, outcome: str, fraction: str) -> list[Cell]:
-    """One cell for each model, all at one label fraction; none where no fraction is estimable."""
-    first = [
-        c
-        for c in study.grid(outcome)
-        if c.draw == 0 and c.seed == 0 and c.split == study.grid(outcome)[0].split
-    ]
-    fractions = sorted({cell.fraction for cell in first})
-    by_fraction = {f: {c.model: c for c in sorted(first, reverse=True) if c.fraction == f} for f in fractions}
-    estimable = [f for f in fractions if study.rows(next(iter(by_fraction[f].values()))) is not None]
-    if not estimable:
-        return []
-    chosen = by_fraction[estimable[0] if fraction == "smallest" else estimable[-1]]
-    return [chosen[model] for model in MODELS if model in chosen]
+def cells_to_explain(study: Study, outcome: str) -> list[Cell]:
+    """One cell for each model at the smallest and at the largest estimable fraction; none where none is."""
+    grid = study.grid(outcome)
+    first = [c for c in grid if c.draw == 0 and c.seed == 0 and c.split == grid[0].split]
+    one_a_fraction = {cell.fraction: cell for cell in first}
+    estimable = sorted(f for f, cell in one_a_fraction.items() if study.rows(cell) is not None)
+    found = []
+    for fraction in sorted({*estimable[:1], *estimable[-1:]}):
+        here = [cell for cell in first if cell.fraction == fraction]
+        here.sort(key=lambda cell: cell.kind == "finetuned")  # last, so that it is the one that is kept
+        by_model = {cell.model: cell for cell in here}
+        found += [by_model[model] for model in MODELS if model in by_model]
+    return found
+
+
+def at_fraction(explained: Sequence[Explained], which: str) -> list[Explained]:
+    """Those at the `smallest` or the `largest` fraction of their outcome."""
+    extreme = min if which == "smallest" else max
+    fractions: dict[str, set[float]] = {}
+    for one in explained:
+        fractions.setdefault(one.cell.outcome, set()).add(one.cell.fraction)
+    return [one for one in explained if one.cell.fraction == extreme(fractions[one.cell.outcome])]
 
 
 def _maps(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:

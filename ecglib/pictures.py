@@ -231,11 +231,9 @@ def mask_shares(shares: Mapping[str, np.ndarray], seconds: float) -> Plot:
 
 
 @styled
-def saliency(
-    pixels: np.ndarray, maps: Mapping[str, np.ndarray], row_names: Sequence[str], title: str = ""
-) -> Plot:
+def saliency(pixels: np.ndarray, maps: Mapping[str, np.ndarray], row_names: Sequence[str]) -> Plot:
     """Saliency over the input: a row for each image (n, size, size), a column for each model's maps."""
-    figure = new_plot(len(pixels) * (WIDTH_IN / len(maps)) + 0.35)
+    figure = new_plot(len(pixels) * 0.97 * WIDTH_IN / len(maps) + 0.2)
     axes = figure.subplots(len(pixels), len(maps), squeeze=False)
     for column, (model, saliencies) in enumerate(maps.items()):
         axes[0, column].set_title(model)
@@ -248,7 +246,6 @@ def saliency(
                 _show_ecg(ax, overlay(picture, a_map), names=column == 0)
     for ax, name in zip(axes[:, 0], row_names, strict=True):
         ax.set_ylabel(name, labelpad=18)
-    figure.suptitle(title)
     return figure
 
 

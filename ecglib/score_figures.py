@@ -76,6 +76,12 @@ def optimism(scores: pd.DataFrame, *, metric: str = "auroc", kind: str = "finetu
 def forest(scores: pd.DataFrame, *, metric: str = "auroc", protocol: str = "honest") -> Plot:
     """Every model at every outcome, with intervals; one panel a split and part. Pass one label fraction."""
     known = _known(scores.loc[scores.protocol == protocol], metric)
+    outcomes, models = list(dict.fromkeys(known.outcome)), list(MODEL_COLOURS)
+    order = [
+        outcomes.index(o) * len(models) + models.index(m)
+        for o, m in zip(known.outcome, known.model, strict=True)
+    ]
+    known = known.assign(place=order).sort_values("place", kind="stable")
     labels = [f"{outcome_name(o)}, {model_name(m)}" for o, m in zip(known.outcome, known.model, strict=True)]
     known = known.assign(place=_places(known, ["outcome", "model"]), label=labels)
     figure = _ladder(known.assign(hollow=known.kind == "head"), metric, "Outcome, model", 0.17)

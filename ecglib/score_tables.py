@@ -46,17 +46,17 @@ def differences(
     settings: ScoreSettings,
     *,
     protocol: str = "honest",
-    fractions: tuple[float, float] | None = None,
+    also: Sequence[tuple[float, float]] = (),
 ) -> pd.DataFrame:
     """HeartBEiT minus each other model on the same patients, by paired bootstrap.
 
-    Both have the same label fraction, or `fractions`: HeartBEiT's and the other's. One row for each other
-    cell, part and metric: `metrics.paired_difference` with the columns of the cell, whose `fraction` is
-    HeartBEiT's, and `reference_fraction`. `predictions_of` is `study.predictions`. What is not estimable has
-    no row.
+    Both have the same label fraction, or a pair of fractions in `also`: HeartBEiT's and the other's. One row
+    for each pair of cells, part and metric: `metrics.paired_difference` with the columns of the cell, whose
+    `fraction` is HeartBEiT's, and `reference_fraction`. `predictions_of` is `study.predictions`. What is not
+    estimable has no row.
     """
     found = []
-    for ours, theirs in _pairs(cells, fractions):
+    for ours, theirs in _pairs(cells, also):
         a, b = predictions_of(ours), predictions_of(theirs)
         if a is not None and b is not None:
             columns = asdict(replace(ours, model=theirs.model)) | {"reference_fraction": theirs.fraction}
@@ -66,14 +66,13 @@ def differences(
     )
 
 
-def _pairs(cells: Sequence[Cell], fractions: tuple[float, float] | None) -> list[tuple[Cell, Cell]]:
+def _pairs(cells: Sequence[Cell], also: Sequence[tuple[float, float]]) -> list[tuple[Cell, Cell]]:
     """Cells of HeartBEiT and of another model that may be compared."""
 
     def comparable(ours: Cell, theirs: Cell) -> bool:
         alike = all(getattr(ours, n) == getattr(theirs, n) for n in ("outcome", "kind", "split", "seed"))
-        if fractions is None:
-            return alike and (ours.fraction, ours.draw) == (theirs.fraction, theirs.draw)
-        return alike and (ours.fraction, theirs.fraction) == fractions
+        same_draw = (ours.fraction, ours.draw) == (theirs.fraction, theirs.draw)
+        return alike and (same_draw or (ours.fraction, theirs.fraction) in also)
 
     ours = [cell for cell in cells if cell.model == "heartbeit"]
     others = [cell for cell in cells if cell.model != "heartbeit"]

@@ -223,9 +223,12 @@ def test_differences_are_heartbeit_minus_the_other_on_the_same_records() -> None
 def test_few_labels_are_compared_with_all_labels_of_the_others() -> None:
     cells = GridSettings(fractions=(0.1, 1.0), photo_models=(), head_models=("heartbeit",)).cells("stemi")
     made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
-    table: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=20), fractions=(0.1, 1.0))
-    assert set(table.fraction) == {0.1}
-    assert set(table.reference_fraction) == {1.0}
+    equal: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=20))
+    assert (equal.fraction == equal.reference_fraction).all()
+    table: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=20), also=[(0.1, 1.0)])
+    unequal = table[table.fraction != table.reference_fraction]
+    assert len(table) == len(equal) + len(unequal)
+    assert set(zip(unequal.fraction, unequal.reference_fraction, strict=True)) == {(0.1, 1.0)}
     nothing = score_tables.differences(cells, lambda cell: None, ScoreSettings(n_draws=20))
     assert nothing.empty
     assert "value" in nothing
