@@ -73,12 +73,7 @@ def run_profile(name: str, data: Path | None, overrides: Sequence[str], html: Pa
     plan = make_plan(profile, data, html)
     with _alone(folder) as lock:
         _write_plan(plan, folder)
-        # Threads that spin while they wait slow each other down tenfold where other work shares the cores.
-        environment = {
-            "OMP_WAIT_POLICY": "PASSIVE",
-            **os.environ,
-            "ECGLIB_PROGRESS": str(folder / "progress"),
-        }
+        environment = os.environ | {"ECGLIB_PROGRESS": str(folder / "progress")}
         if data:
             environment["ECGLIB_DATA"] = str(data.resolve())
         code = _follow(_start_snakemake(folder, environment, lock), folder)

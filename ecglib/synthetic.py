@@ -52,11 +52,11 @@ class Site:
 
 
 SITES = {
-    "A": Site(0.26, 1.00, 0.04, 0.010, 0.008),
-    "B": Site(0.22, 0.97, 0.06, 0.020, 0.010),
-    "C": Site(0.20, 1.03, 0.05, 0.005, 0.014),
-    "D": Site(0.17, 1.00, 0.08, 0.015, 0.010),
-    EXTERNAL_SITE: Site(0.15, 1.12, 0.11, 0.030, 0.020, low_lvef=0.28, hcm=0.30, stemi=0.08, age=66.0),
+    "A": Site(0.28, 1.00, 0.04, 0.010, 0.008),
+    "B": Site(0.24, 0.97, 0.06, 0.020, 0.010),
+    "C": Site(0.21, 1.03, 0.05, 0.005, 0.014),
+    "D": Site(0.19, 1.00, 0.08, 0.015, 0.010),
+    EXTERNAL_SITE: Site(0.08, 1.12, 0.11, 0.030, 0.020, low_lvef=0.28, hcm=0.30, stemi=0.08, age=66.0),
 }
 
 # ST deviation of each lead of LEADS_8 as a share of the largest: elevation over the injured wall, depression
