@@ -223,7 +223,7 @@ def pretrain(
     Goes on from `directory`/checkpoint.pt where there is one. callbacks: called in the first process as
     callback(steps done, network in evaluation mode) before each checkpoint. Under torchrun each process takes
     its part of each batch. History: one row a step, over the hidden patches of the whole batch;
-    `majority_accuracy` is what naming the commonest token of all `rows` every time would have reached.
+    `majority_accuracy` is what naming the commonest hidden token of the corpus every time would have reached.
     Raises EcglibError for data that do not fit, a damaged or foreign checkpoint, and a loss not finite.
     """
     precision = resolve_precision(settings.precision)
