@@ -18,6 +18,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
+from ecglib.beit import reproducible
 from ecglib.classifiers import Classifier, save_trained
 from ecglib.errors import EcglibError
 from ecglib.precision import CHOICES, autocast, resolve_precision
@@ -110,7 +111,7 @@ def finetune(
     run = _Run(classifier.to(device), store, rows, labels, settings, device)
     scored = set(settings.scored_steps(len(rows["train"])))
     predictions, best = [], BestOnValidation()
-    with _seeded(seed, device):
+    with _seeded(seed, device), reproducible(device):
         for step in run.train(seed):
             if step not in scored:
                 continue
