@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ecglib.claims import readable
 from ecglib.grid import Cell
 from ecglib.metrics import ScoreSettings, paired_difference
 from ecglib.style import KIND_NAMES, METRIC_NAMES, MODEL_NAMES, PART_NAMES, Table, model_name, outcome_name
@@ -140,7 +141,7 @@ def optimism_table(scores: pd.DataFrame, metric: str = "auroc") -> Table:
     honest, paper = (known.loc[known.protocol == p].set_index(keys) for p in ("honest", "paper"))
     table = pd.DataFrame({"gain": paper.value - honest.value, "ratio": honest.width / paper.width})
     by = table.groupby(["kind", "part"])
-    return Table(
+    summary = pd.DataFrame(
         {
             "cells": by.size(),
             f"{METRIC_NAMES[metric]}, paper minus honest: mean": by.gain.mean().round(3),
@@ -148,6 +149,7 @@ def optimism_table(scores: pd.DataFrame, metric: str = "auroc") -> Table:
             "honest interval is wider by (times, median)": by.ratio.median().round(1),
         }
     )
+    return Table(summary.rename(index=KIND_NAMES | PART_NAMES))
 
 
 def not_estimable_sentence(scores: pd.DataFrame) -> str:
@@ -169,3 +171,12 @@ def verdict_sentence(judged: pd.DataFrame) -> str:
     return (
         f"Of {len(judged)} claims: " + "; ".join(f"**{n}** {verdict}" for verdict, n in counts.items()) + "."
     )
+
+
+def claims_table(judged: pd.DataFrame, *, tested: bool) -> Table:
+    """The judged claims for which there is a number of ours, or those for which there is none, and why."""
+    chosen = judged.loc[judged.ours.notna() == tested]
+    columns = (
+        ["source", "paper", "ours", "n", "verdict", "reason"] if tested else ["source", "paper", "reason"]
+    )
+    return Table(readable(chosen).set_index("claim").loc[:, columns])

@@ -94,8 +94,11 @@ class Table(pd.DataFrame):
 
     def _repr_html_(self) -> str:
         """What Jupyter shows."""
+        shown = pd.DataFrame(self)
+        if shown.index.nlevels == 1 and shown.columns.nlevels == 1:  # one line of headings
+            shown = shown.rename_axis(index=None, columns=shown.index.name)
         with pd.option_context("display.max_colwidth", None):
-            table = self.to_html(border=0, justify="left", max_rows=None, max_cols=None)
+            table = shown.to_html(border=0, justify="left", max_rows=None, max_cols=None)
         return f'<div style="overflow-x: auto"><style>{TABLE_CSS}</style>{table}</div>'
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from ecglib import score_tables, tables
+from ecglib.claims import judge, read_claims
 from ecglib.datasets import Cohort, CohortSettings, open_cohort
 from ecglib.domain_shift import ShiftSettings, domain_shift
 from ecglib.evidence import sign_pixels, sign_samples
@@ -237,6 +238,17 @@ def test_few_labels_are_compared_with_all_labels_of_the_others() -> None:
 def test_verdicts_are_counted() -> None:
     judged = pd.DataFrame({"verdict": ["reproduced", "not testable here", "reproduced"]})
     assert score_tables.verdict_sentence(judged) == "Of 3 claims: **2** reproduced; **1** not testable here."
+
+
+def test_claims_with_and_without_a_number_of_ours_are_all_there_once() -> None:
+    rows = scored(CELL, {"honest": 0.9}) + scored(replace(CELL, fraction=0.01), {"honest": 0.88})
+    table = pd.DataFrame(rows).assign(n_patients=70, n_positive=10, step=1, reason="")
+    judged = judge(read_claims(), table, synthetic=False, comparable=True)
+    tested, others = (score_tables.claims_table(judged, tested=flag) for flag in (True, False))
+    assert len(tested) > 0
+    assert len(tested) + len(others) == len(judged)
+    assert (tested["ours"] != "").all()
+    assert (others["reason"] != "").all()
 
 
 def test_a_table_is_shown_whole() -> None:
