@@ -65,7 +65,12 @@ def differences(table: pd.DataFrame, *, metric: str = "auroc", kind: str = "fine
 def optimism(scores: pd.DataFrame, *, metric: str = "auroc", kind: str = "finetuned") -> Plot:
     """The paper's way of choosing the step and of making intervals (open) beside the honest way (filled)."""
     known = _known(scores.loc[scores.kind == kind], metric).sort_values(["fraction", "model", "draw", "seed"])
-    labels = [f"{model_name(row['model'])}, {100 * row['fraction']:g} %" for row in known.to_dict("records")]
+    several = known[["draw", "seed"]].drop_duplicates().shape[0] > 1
+    labels = [
+        f"{model_name(row['model'])}, {100 * row['fraction']:g} %"
+        + (f", run {row['draw']}.{row['seed']}" if several else "")
+        for row in known.to_dict("records")
+    ]
     known = known.assign(place=_places(known, ["fraction", "model", "draw", "seed"]), label=labels)
     figure = _ladder(known.assign(hollow=known.protocol == "paper"), metric, "Model, share of labels", 0.17)
     names = ("honest: step chosen on validation", "the paper's: best step on the part itself")
