@@ -12,10 +12,11 @@ from ecglib.claims import judge, read_claims
 from ecglib.datasets import Cohort, CohortSettings, open_cohort
 from ecglib.domain_shift import ShiftSettings, domain_shift
 from ecglib.evidence import sign_pixels, sign_samples
-from ecglib.filtering import FilterSettings
+from ecglib.filtering import FilterSettings, preprocess
 from ecglib.grid import Cell, GridSettings
-from ecglib.image import ImageSettings
+from ecglib.image import ImageSettings, lead_time_to_pixel
 from ecglib.metrics import ScoreSettings, auroc
+from ecglib.records import LEADS_8
 from ecglib.splits import assign
 from ecglib.style import Table
 
@@ -275,3 +276,9 @@ def test_pixels_of_a_sign_lie_on_the_ink_of_its_leads(cohort: Cohort) -> None:
     assert not pixels[2].any()
     assert not samples[2].any()
     assert samples[:2].any(axis=(1, 2)).all()
+    record = cohort.read(rows[0])
+    waveform = preprocess(record.select(LEADS_8), record.sampling_rate, filters)
+    leads, times = np.nonzero(samples[0, :, : filters.n_samples])  # the same rate: sample k is sample k
+    y, x = lead_time_to_pixel(leads, (times + 0.5) / filters.n_samples, image, waveform[leads, times])
+    inside = (y >= 0) & (y <= image.size - 1)
+    assert pixels[0][np.rint(y[inside]).astype(int), np.rint(x[inside]).astype(int)].all()
