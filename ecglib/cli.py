@@ -1,4 +1,4 @@
-"""The command line: `ecglib run PROFILE` makes a profile's book."""
+"""The command line: `ecglib run PROFILE` makes a profile's book, `ecglib fetch ptb-xl DIR` gets real ECGs."""
 
 import sys
 from pathlib import Path
@@ -9,6 +9,9 @@ import typer
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
+
+fetch = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(fetch, name="fetch", help="Bring public ECGs here.")
 
 
 @app.callback()
@@ -43,6 +46,28 @@ def run(
         show_plan(profile, data, set_ or [])
     else:
         run_profile(profile, data, set_ or [], html)
+
+
+@fetch.callback()
+def _fetch() -> None:
+    """Bring public ECGs here; a run that was stopped goes on where it was."""
+
+
+@fetch.command("ptb-xl")
+def fetch_ptb_xl(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="where PTB-XL goes")],
+    sampling_rate: Annotated[int, typer.Option(help="100, or 500 for both copies, in Hz")] = 100,
+    connections: Annotated[int, typer.Option(help="files fetched at the same time")] = 4,
+    base_url: Annotated[str | None, typer.Option(help="another server's folder [default: PhysioNet]")] = None,
+) -> None:
+    """Fetch PTB-XL; every file's SHA-256 is compared."""
+    from ecglib.fetch import PTBXL_URL, FetchSettings, fetch_ptbxl
+
+    settings = FetchSettings(
+        base_url=base_url or PTBXL_URL, sampling_rate=sampling_rate, connections=connections
+    )
+    counts = fetch_ptbxl(directory, settings)
+    print(f"{directory}: {counts['fetched']:,} files fetched, {counts['there']:,} were there; all are whole")
 
 
 def main() -> None:
