@@ -22,6 +22,7 @@ from ecglib.image import ImageSettings
 from ecglib.metrics import ScoreSettings
 from ecglib.pretrain import PretrainSettings
 from ecglib.probe import ProbeSettings
+from ecglib.quality import QualitySettings
 from ecglib.saliency import SaliencySettings
 from ecglib.tokenizer import TokenizerSettings
 
@@ -36,6 +37,7 @@ class Notebook:
 
     settings: tuple[type, ...] = ()
     reads: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()  # notebooks whose settings it depends on, but not their results
     per_outcome: bool = False  # executed once for each outcome
 
     def fields(self) -> dict[str, type]:
@@ -44,7 +46,8 @@ class Notebook:
 
 
 NOTEBOOKS = {
-    "01_cohorts": Notebook((CohortSettings,)),
+    # Waveforms are judged in the one pass that draws them, so the first page needs the drawing's settings.
+    "01_cohorts": Notebook((CohortSettings, QualitySettings), uses=("02_preprocessing",)),
     "02_preprocessing": Notebook((FilterSettings, ImageSettings), reads=("01_cohorts",)),
     "03_tokens": Notebook((TokenizerSettings,), reads=("02_preprocessing",)),
     "04_pretraining": Notebook((PretrainSettings,), reads=("03_tokens",)),
@@ -60,8 +63,9 @@ NOTEBOOKS = {
 
 
 def ancestors(notebook: str) -> set[str]:
-    """All notebooks on which `notebook` depends, itself included."""
-    return {notebook}.union(*(ancestors(name) for name in NOTEBOOKS[notebook].reads))
+    """All notebooks on whose settings `notebook` depends, itself included."""
+    entry = NOTEBOOKS[notebook]
+    return {notebook, *entry.uses}.union(*(ancestors(name) for name in entry.reads))
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from ecglib.probe import ProbeSettings, cache_features, fit_head
 from ecglib.profiles import NOTEBOOKS, ROOT, Profile, ancestors, load_profile, meanings
 from ecglib.progress import track
 from ecglib.provenance import atomic_path, code_hash, commit, digest, machine
+from ecglib.quality import QualitySettings
 from ecglib.shards import ImageStore, read_tokens, write_images, write_tokens
 from ecglib.splits import assign, label_fraction_rows
 from ecglib.tokenizer import Tokenizer, TokenizerSettings, assess, require_alive, train_tokenizer
@@ -85,14 +86,27 @@ class Study:
     def images(self) -> ImageStore:
         """Every ECG as an image."""
         filters, image = self.profile.settings(FilterSettings), self.profile.settings(ImageSettings)
+        quality = self.profile.settings(QualitySettings)
         # Labels are not drawn: another definition of STEMI needs no other image.
         source = asdict(self.profile.settings(CohortSettings)) | {"stemi_definition": None}
         made_by = {"source": source, "data": self.cohort.fingerprint, "filter": filters, "image": image}
+        made_by |= {"quality": quality}
 
         def make(folder: Path) -> None:
-            write_images(self.cohort, filters, image, folder)
+            write_images(self.cohort, filters, image, folder, quality_settings=quality)
 
         return ImageStore.open(self._stage("images", made_by, ("ecglib.shards", "ecglib.datasets"), make))
+
+    @cached_property
+    def manifest(self) -> pd.DataFrame:
+        """One row per ECG: the cohort's, with its faults, whether it is usable, and what was measured."""
+        own = self.cohort.manifest
+        return own.join(self.images.manifest.drop(columns=own.columns))
+
+    @cached_property
+    def usable_rows(self) -> np.ndarray:
+        """Rows whose ECG could be drawn."""
+        return np.flatnonzero(self.manifest.usable)
 
     @cached_property
     def pretraining_rows(self) -> np.ndarray:
@@ -168,8 +182,8 @@ class Study:
     # --- the experiment ---
 
     def parts(self, split: str) -> pd.Series:
-        """The part (train, validation, test, external) of each row."""
-        return assign(self.cohort.manifest, split)
+        """The part of each row: train, validation, test, external, or excluded where it cannot be drawn."""
+        return assign(self.manifest, split)
 
     def rows(self, cell: Cell) -> dict[str, np.ndarray] | None:
         """Row positions by part, with the cell's fraction for training; None where it is not estimable."""
@@ -386,7 +400,7 @@ def page_key(profile: Profile, notebook: str, outcome: str | None, fingerprint: 
     """Hash of all that a page depends on; see `Study.page_key`."""
     cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     modules = sorted(
-        path.stem for path in (ROOT / "ecglib").glob("*.py") if path.stem not in ("__init__", "cli")
+        path.stem for path in (ROOT / "ecglib").glob("*.py") if path.stem not in ("__init__", "cli", "fetch")
     )
     return digest(
         {

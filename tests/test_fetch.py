@@ -64,21 +64,21 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     @property
-    def files(self) -> Server:
+    def ours(self) -> Server:
         return cast(Server, self.server)
 
     def do_GET(self) -> None:
         name = self.path.removeprefix("/moved").removeprefix("/ptb-xl/")
-        self.files.asked.append((name, self.headers["Range"]))
-        self.files.clients.add(self.client_address)
-        fault = self.files.faults[name].pop(0) if self.files.faults.get(name) else ""
-        content = self.files.content(name)
+        self.ours.asked.append((name, self.headers["Range"]))
+        self.ours.clients.add(self.client_address)
+        fault = self.ours.faults[name].pop(0) if self.ours.faults.get(name) else ""
+        content = self.ours.content(name)
         if fault.isdecimal() or content is None:
             self.answer(int(fault or 404), b"no", None, **({"Retry-After": "0"} if fault == "429" else {}))
         elif fault == "redirect":
             self.answer(302, b"", Location="/moved" + self.path)
         elif fault == "loop":
-            self.files.faults[name].append("loop")
+            self.ours.faults[name].append("loop")
             self.answer(302, b"", Location=self.path)
         elif fault == "corrupt":
             self.answer(200, bytes([content[0] ^ 1]) + content[1:])
@@ -99,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         cut = len(content) // 2 if fault in ("drop", "hang") else None
         self.answer(206 if headers else 200, content, cut, **headers)
         if fault == "hang":
-            self.files.resume.wait(20)
+            self.ours.resume.wait(20)
 
     def answer(self, status: int, content: bytes, cut: int | None = None, **headers: str) -> None:
         self.send_response(status)

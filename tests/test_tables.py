@@ -74,7 +74,7 @@ def test_split_table_adds_up(cohort: Cohort) -> None:
 
 
 def test_examples_have_what_their_name_says(cohort: Cohort) -> None:
-    rows = tables.example_rows(cohort)
+    rows = tables.example_rows(cohort, pd.Series(True, cohort.manifest.index))
     marked: Any = cohort.manifest[list(cohort.outcomes)]
     assert marked.iloc[rows["No outcome"]].sum() == 0
     for name, outcome in (("Low LVEF", "low_lvef"), ("HCM", "hcm"), ("STEMI", "stemi")):
