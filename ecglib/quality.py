@@ -80,11 +80,10 @@ def measure(record: Record, settings: QualitySettings, window_s: float = WINDOW_
     """Measure what `faults` judges."""
     stored = {lead.lower(): row for row, lead in enumerate(record.leads)}
     rows = [stored[lead.lower()] for lead in LEADS_8 if lead.lower() in stored]
-    waveform, rate = record.waveform[rows], record.sampling_rate
-    finite = np.isfinite(waveform)
-    n_missing = finite.size - int(np.count_nonzero(finite))
-    if n_missing:
-        waveform = np.where(finite, waveform, np.nan)
+    rate, whole, finite = record.sampling_rate, record.waveform, np.isfinite(record.waveform)
+    if not finite.all():
+        whole = np.where(finite, whole, np.nan)
+    waveform = whole[rows]
     highest, lowest = _extremes(waveform)
     drawn_highest, drawn_lowest = _extremes(waveform[:, : round(window_s * rate)])
     ranges = highest - lowest
@@ -95,13 +94,13 @@ def measure(record: Record, settings: QualitySettings, window_s: float = WINDOW_
     return Quality(
         missing_leads=len(LEADS_8) - len(rows),
         lacking_s=max(0.0, window_s - waveform.shape[1] / rate),
-        missing_samples=n_missing,
+        missing_samples=int(np.count_nonzero(~finite[rows])),
         most_moving_mv=_most(drawn_highest - drawn_lowest),
         least_moving_mv=-_most(-ranges),
         still_s=int(length.max(initial=0)) / rate,
         saturated_s=float(np.bincount(lead, clipped, minlength=1).max()) / rate,
         amplitude_mv=_most(ranges),
-        einthoven_mv=_einthoven(record.waveform, stored),
+        einthoven_mv=_einthoven(whole, stored),
     )
 
 
