@@ -122,12 +122,12 @@ def _still_stretches(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     Two are often chance, and most of the work is to look at stretches.
     """
     equal = waveform[:, 1:] == waveform[:, :-1]
-    third = np.zeros(equal.shape, bool)  # equal to the two before; the last column parts the leads
+    third = np.zeros_like(equal)  # equal to the two before; the last column parts the leads
     np.logical_and(equal[:, 1:], equal[:, :-1], out=third[:, :-1])
     found = np.flatnonzero(third)
     begins = np.flatnonzero(np.diff(found, prepend=-2) != 1)
     length = np.diff(begins, append=len(found)) + 2
-    lead, sample = np.divmod(found[begins], max(1, third.shape[1]))
+    lead, sample = np.divmod(found[begins], max(1, waveform.shape[1] - 1))
     return lead, waveform[lead, sample], length
 
 

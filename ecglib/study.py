@@ -101,7 +101,7 @@ class Study:
     def manifest(self) -> pd.DataFrame:
         """One row per ECG: the cohort's, with its faults, whether it is usable, and what was measured."""
         own = self.cohort.manifest
-        return own.join(self.images.manifest.drop(columns=own.columns))
+        return own.join(self.images.manifest.drop(columns=list(own.columns)))
 
     @cached_property
     def usable_rows(self) -> np.ndarray:

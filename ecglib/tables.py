@@ -108,7 +108,7 @@ def split_table(cohort: Cohort, parts_of: Callable[[str], pd.Series]) -> Table:
     for split in SPLITS:
         parts = parts_of(split)
         counts = parts.value_counts().reindex(list(PART_NAMES), fill_value=0)
-        kept = parts[parts != EXCLUDED]
+        kept = parts.where(parts != EXCLUDED)
         shared = int((kept.groupby(cohort.manifest.patient_id).nunique() > 1).sum())
         rows[split] = {PART_NAMES[p]: f"{counts[p]:,}" for p in PART_NAMES}
         rows[split]["training + validation"] = f"{counts.train + counts.validation:,}"
