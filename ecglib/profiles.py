@@ -37,6 +37,7 @@ class Notebook:
     settings: tuple[type, ...] = ()
     reads: tuple[str, ...] = ()
     per_outcome: bool = False  # executed once for each outcome
+    all_cores: bool = False  # trains one network on all cores; the others leave some to the next page
 
     def fields(self) -> dict[str, type]:
         """Map each setting's name to the dataclass that holds it."""
@@ -46,8 +47,8 @@ class Notebook:
 NOTEBOOKS = {
     "01_cohorts": Notebook((CohortSettings,)),
     "02_preprocessing": Notebook((FilterSettings, ImageSettings), reads=("01_cohorts",)),
-    "03_tokens": Notebook((TokenizerSettings,), reads=("02_preprocessing",)),
-    "04_pretraining": Notebook((PretrainSettings,), reads=("03_tokens",)),
+    "03_tokens": Notebook((TokenizerSettings,), reads=("02_preprocessing",), all_cores=True),
+    "04_pretraining": Notebook((PretrainSettings,), reads=("03_tokens",), all_cores=True),
     "05_finetuning": Notebook(
         (GridSettings, FinetuneSettings, ProbeSettings, ScoreSettings),
         reads=("04_pretraining",),
