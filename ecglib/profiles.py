@@ -39,6 +39,7 @@ class Notebook:
     reads: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()  # notebooks whose settings it depends on, but not their results
     per_outcome: bool = False  # executed once for each outcome
+    all_cores: bool = False  # trains one network on all cores; the others leave some to the next page
 
     def fields(self) -> dict[str, type]:
         """Map each setting's name to the dataclass that holds it."""
@@ -49,8 +50,8 @@ NOTEBOOKS = {
     # Waveforms are judged in the one pass that draws them, so the first page needs the drawing's settings.
     "01_cohorts": Notebook((CohortSettings, QualitySettings), uses=("02_preprocessing",)),
     "02_preprocessing": Notebook((FilterSettings, ImageSettings), reads=("01_cohorts",)),
-    "03_tokens": Notebook((TokenizerSettings,), reads=("02_preprocessing",)),
-    "04_pretraining": Notebook((PretrainSettings,), reads=("03_tokens",)),
+    "03_tokens": Notebook((TokenizerSettings,), reads=("02_preprocessing",), all_cores=True),
+    "04_pretraining": Notebook((PretrainSettings,), reads=("03_tokens",), all_cores=True),
     "05_finetuning": Notebook(
         (GridSettings, FinetuneSettings, ProbeSettings, ScoreSettings),
         reads=("04_pretraining",),

@@ -279,6 +279,36 @@ class ImageStore:
                 )
 
 
+@dataclass(frozen=True)
+class JoinedImages:
+    """Images of several cohorts as one corpus, one store behind the other, for pretraining."""
+
+    stores: tuple[ImageStore, ...]
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return sum(map(len, self.stores))
+
+    @property
+    def data_hash(self) -> str:
+        """16 hexadecimal digits that change with any image of any store."""
+        return digest([store.data_hash for store in self.stores])
+
+    def pixels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Images (n, size, size) uint8 at these positions of the joined corpus, in this order."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        bounds = np.cumsum([0, *map(len, self.stores)])
+        images = np.empty((len(chosen), *self.stores[0].shards[0].shape[1:]), np.uint8)
+        store_of = np.searchsorted(bounds, chosen, side="right") - 1
+        for number in np.unique(store_of):
+            if not 0 <= number < len(self.stores):
+                bad = chosen[store_of == number][0]
+                raise EcglibError(f"image {bad} is not among the {len(self)} joined ones")
+            here = store_of == number
+            images[here] = self.stores[number].pixels(chosen[here] - bounds[number])
+        return images
+
+
 def _open_shard(path: Path) -> np.ndarray:
     array = _open_npy(path, "prepare the images again")
     if array.ndim != 3 or array.dtype != np.uint8:

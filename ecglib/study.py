@@ -5,10 +5,12 @@ and the stages before it, so asking for what exists costs nothing and nothing st
 ECGLIB_RUNS moves `runs/` elsewhere; ECGLIB_DATA names the folder of a profile that reads real records.
 """
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +42,10 @@ PRETRAINING_SPLIT = "official"
 LACKS_CLASS = "the label fraction has no patient of one class"
 
 
+class _BusyError(Exception):
+    """Another page is making this result at the moment."""
+
+
 def runs_folder(profile: Profile) -> Path:
     """Where a profile's results lie."""
     return Path(os.environ.get("ECGLIB_RUNS", ROOT / "runs")).resolve() / profile.name
@@ -56,6 +62,7 @@ class Study:
         self.data_dir = data_dir
         self.started = time.time()
         self.made: list[dict[str, Any]] = []
+        self._waits = True  # for a result that another page is making
         self._log({"event": "opened"})
 
     @classmethod
@@ -275,7 +282,8 @@ class Study:
         """
         settings = self.profile.settings(ScoreSettings)
         tables = []
-        for cell in track(self.grid(outcome), f"cells of {outcome}", unit="cell"):
+        self._make_cells(outcome)
+        for cell in self.grid(outcome):
             predictions = self.predictions(cell)
             for protocol in PROTOCOLS:
                 if predictions is None:
@@ -284,6 +292,19 @@ class Study:
                     table = score_cell(predictions, protocol, settings)
                 tables.append(table.assign(**asdict(cell)))
         return pd.concat(tables, ignore_index=True)
+
+    def _make_cells(self, outcome: str) -> None:
+        """Make what lacks, first where no other page is at work: pages of several outcomes share features."""
+        later = []
+        self._waits = False
+        for cell in track(self.grid(outcome), f"cells of {outcome}", unit="cell"):
+            try:
+                self.predictions(cell)
+            except _BusyError:
+                later.append(cell)
+        self._waits = True
+        for cell in track(later, f"more cells of {outcome}", unit="cell"):
+            self.predictions(cell)
 
     # --- what made a page ---
 
@@ -320,9 +341,10 @@ class Study:
     def command(self) -> str:
         """The command that makes this page's notebook again, from the project's folder."""
         overrides = self.profile.overrides_for(self.notebook)
+        profile = Path(self.profile.reference).name  # of a reader's own file: its folder is nobody's business
         words = [
             "ECGLIB_DATA=PTBXL_DIR" if self.data_dir else "",
-            f"papermill notebooks/{self.notebook}.ipynb out.ipynb -p profile {self.profile.reference}",
+            f"papermill notebooks/{self.notebook}.ipynb out.ipynb -p profile {profile}",
             f"-p outcome {self.outcome}" if self.outcome else "",
             f'-p overrides "{overrides}"' if overrides else "",
         ]
@@ -356,13 +378,27 @@ class Study:
         record = folder / "made.json"
         reused = record.exists()
         if not reused:
-            folder.mkdir(parents=True, exist_ok=True)
-            make(folder)
-            made = {**made_by, "commit": commit(), "machine": machine(), "seconds": time.time() - started}
-            with atomic_path(record) as path:
-                path.write_text(json.dumps(made, default=asdict, indent=1), encoding="utf-8")
+            with self._alone(folder):
+                reused = record.exists()  # where another page was at work on it
+                if not reused:
+                    make(folder)
+                    made = {**made_by, "commit": commit(), "machine": machine()}
+                    made["seconds"] = time.time() - started
+                    with atomic_path(record) as path:
+                        path.write_text(json.dumps(made, default=asdict, indent=1), encoding="utf-8")
         self._note(name or kind, kind, key, reused, time.time() - started)
         return folder
+
+    @contextmanager
+    def _alone(self, folder: Path) -> Iterator[None]:
+        """Hold a stage's lock, which the system takes back from a killed process."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "lock", "w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if self._waits else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise _BusyError from None
+            yield
 
     def _note(self, name: str, kind: str, key: str, reused: bool, seconds: float) -> None:
         if any(entry["key"] == key for entry in self.made):

@@ -157,9 +157,9 @@ def _worst_figures(manifest: pd.DataFrame) -> dict[str, str]:
     least, most = manifest.min(numeric_only=True), manifest.max(numeric_only=True)
     residual = most.einthoven_mv  # NaN where no ECG stores a limb lead
     return {
-        "missing lead": f"{most.missing_leads:.0f} leads",
-        "too short": f"by {most.lacking_s:.2f} s",
-        "missing samples": f"{most.missing_samples:,.0f} samples",
+        "missing lead": f"leads missing: {most.missing_leads:.0f}",
+        "too short": f"{most.lacking_s:.2f} s lacking",
+        "missing samples": f"samples missing: {most.missing_samples:,.0f}",
         "all leads flat": f"{least.most_moving_mv:.2f} mV",
         "flat lead": f"{least.least_moving_mv:.2f} mV; still for {most.still_s:.2f} s",
         "saturated": f"{most.saturated_s:.2f} s",

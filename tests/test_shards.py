@@ -21,7 +21,7 @@ from ecglib.filtering import FilterSettings, preprocess
 from ecglib.image import ImageSettings, draw
 from ecglib.quality import QualitySettings
 from ecglib.records import LEADS_8, Record
-from ecglib.shards import ImageStore, read_tokens, write_images, write_tokens
+from ecglib.shards import ImageStore, JoinedImages, read_tokens, write_images, write_tokens
 from ecglib.synthetic import Rows
 
 SMALL = ImageSettings(size=64)
@@ -300,3 +300,18 @@ def test_tokens_come_back_and_know_their_images(tmp_path: Path) -> None:
         read_tokens(tmp_path / "none.npy")
     with pytest.raises(EcglibError, match="must be uint16"):
         write_tokens(tmp_path / "tokens.npy", tokens.astype(np.int64), "abc")
+
+
+def test_joined_stores_read_like_one(tmp_path: Path) -> None:
+    for name, n in (("a", 5), ("b", 3)):
+        write(tmp_path / name, sines(n, fingerprint=name))
+    stores = tuple(ImageStore.open(tmp_path / name) for name in ("a", "b"))
+    joined = JoinedImages(stores)
+    both = np.concatenate([store.pixels(np.arange(len(store))) for store in stores])
+    rows = np.array([7, 0, 5, 4, 0])
+    assert len(joined) == 8
+    np.testing.assert_array_equal(joined.pixels(rows), both[rows])
+    assert joined.data_hash != JoinedImages(stores[::-1]).data_hash
+    for outside in (-1, 8):
+        with pytest.raises(EcglibError, match=f"image {outside} is not among"):
+            joined.pixels([0, outside])
