@@ -1,4 +1,4 @@
-"""The command line: `ecglib run PROFILE` makes a profile's book."""
+"""The command line: `ecglib run PROFILE` makes a profile's book, `ecglib convert` hands weights over."""
 
 import sys
 from pathlib import Path
@@ -43,6 +43,20 @@ def run(
         show_plan(profile, data, set_ or [])
     else:
         run_profile(profile, data, set_ or [], html)
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="weights of BEiT by ecglib, Microsoft, timm or Hugging Face")
+    ],
+    target: Annotated[Path, typer.Argument(help="file to write; a folder for huggingface")],
+    to: Annotated[str, typer.Option(help="ecglib, timm or huggingface")],
+) -> None:
+    """Write the weights of a BEiT for another program, and say what was found in them."""
+    from ecglib.checkpoints import convert as convert_weights
+
+    typer.echo(convert_weights(source, target, to).report())
 
 
 def main() -> None:
