@@ -67,15 +67,17 @@ def read_pickle(path: Path, classes: list[Any]) -> Any:
     except EcglibError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        if found:
-            raise EcglibError(
-                f"{path} is refused: it asks for {found[1]}, and a file of weights must not run code"
-            ) from None
-        reason = " ".join(str(error).split())[:120]
-        raise EcglibError(
-            f"{path} is damaged or holds more than weights: fetch it again ({reason})"
-        ) from None
+        raise EcglibError(f"{path} {_refusal(str(error))}") from None
+
+
+def _refusal(error: str) -> str:
+    """torch's page-long message in one line."""
+    if found := re.search(r"unsupported global:? (?:GLOBAL )?([\w.]+)", error, re.IGNORECASE):
+        return f"is refused: it asks for {found[1]}, and a file of weights must not run code"
+    if "Only persistent_load of storage is allowed" in error:
+        return "holds a whole module in torch's old format: save it again with torch 1.6 or later"
+    reason = error.rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
+    return f"is damaged or holds more than weights: fetch it again ({' '.join(reason.split())[:120]})"
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
