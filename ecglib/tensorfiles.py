@@ -56,14 +56,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
 def read_pickle(path: Path, classes: list[Any]) -> Any:
     """What `torch.save` wrote, if it holds tensors, plain values and `classes` alone; else EcglibError."""
     zipped = zipfile.is_zipfile(path)
+    mapped = zipped and path.suffix != ".safetensors"  # a name by which torch would judge, not by the content
     try:
         if zipped:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is not None:  # compares checksums, which torch.load does not
                     raise EcglibError(f"{path} is damaged: its checksums do not agree; fetch it again")
-        with torch.serialization.safe_globals(classes):
+        with torch.serialization.safe_globals(classes), open(path, "rb") as stream:
             # Mapped, not read: an optimiser's state is twice as large as the weights.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            source = path if mapped else stream
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except EcglibError:
         raise
     except Exception as error:  # a damaged pickle can raise anything
