@@ -71,13 +71,15 @@ class Pretrained:
         return self.classifier().eval()
 
 
-def load(name: str, weights: Path = WEIGHTS) -> Pretrained:
-    """Pretrained weights by name, from a folder of them: in two lines from a waveform to its features.
+def load(name: str, weights: Path | None = None) -> Pretrained:
+    """Pretrained weights by name, from the package's own folder or another.
 
+    From waveforms to features in two lines:
     `model = ecglib.load("heartbeit_tiny"); features = model.features(model.images(waveforms, 500))`
     Raises EcglibError for a name that is not there, damaged files, parts that do not belong together, and an
     installation that draws ECGs otherwise than the weights were taught.
     """
+    weights = weights or WEIGHTS
     known = sorted(path.parent.name for path in weights.glob(f"*/{ENCODER}"))
     if name not in known:
         raise EcglibError(f"weights {name!r} are not in {weights}: it holds {', '.join(known) or 'none'}")

@@ -1,4 +1,4 @@
-"""Weights of Microsoft, timm and Hugging Face give the same numbers here, and ours there; others are refused."""
+"""Weights of Microsoft, timm and Hugging Face give the same numbers here, and ours there; or are refused."""
 
 import argparse
 import json
