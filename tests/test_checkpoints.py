@@ -112,6 +112,11 @@ def encoder_file(folder: Path, **metadata: Any) -> tuple[Path, MaskedImageModel]
     return folder / "encoder.safetensors", model
 
 
+def from_folder(kind: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
+    model, loading = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True)
+    return model.eval(), loading
+
+
 # --- import ---
 
 
@@ -261,24 +266,20 @@ def test_own_trained_classifier_and_training_checkpoint_are_read(tmp_path: Path)
 def test_hugging_face_loads_our_pretraining_model_offline(tmp_path: Path) -> None:
     path, model = encoder_file(tmp_path)
     convert(path, tmp_path / "theirs", "huggingface")
-    theirs, loading = BeitForMaskedImageModeling.from_pretrained(
-        tmp_path / "theirs", output_loading_info=True, local_files_only=True
-    )
+    theirs, loading = from_folder(BeitForMaskedImageModeling, tmp_path / "theirs")
     assert not any(loading.values()), loading
     images, mask = batch()
-    same(model(images, mask), theirs.eval()(images, bool_masked_pos=mask).logits[mask])
+    same(model(images, mask), theirs(images, bool_masked_pos=mask).logits[mask])
 
 
 def test_hugging_face_loads_a_classifier_offline(tmp_path: Path) -> None:
     model, images = timm_model(), batch()[0]
     torch.save(model.state_dict(), tmp_path / "model.pth")
     convert(tmp_path / "model.pth", tmp_path / "theirs", "huggingface")
-    theirs, loading = BeitForImageClassification.from_pretrained(
-        tmp_path / "theirs", output_loading_info=True, local_files_only=True
-    )
+    theirs, loading = from_folder(BeitForImageClassification, tmp_path / "theirs")
     assert not any(loading.values()), loading
     assert theirs.config.num_labels == CLASSES
-    same(model(images), theirs.eval()(images).logits)
+    same(model(images), theirs(images).logits)
 
 
 @pytest.mark.parametrize("mean_pooling", [False, True])
@@ -286,12 +287,10 @@ def test_hugging_face_loads_a_bare_encoder_offline(tmp_path: Path, mean_pooling:
     source = hugging_face(BeitModel, use_relative_position_bias=True, use_mean_pooling=mean_pooling)
     source.save_pretrained(tmp_path / "source")
     convert(tmp_path / "source", tmp_path / "copy", "huggingface")
-    copy, loading = BeitModel.from_pretrained(
-        tmp_path / "copy", output_loading_info=True, local_files_only=True
-    )
+    copy, loading = from_folder(BeitModel, tmp_path / "copy")
     assert not any(loading.values()), loading
     images = batch()[0]
-    same(source(images).pooler_output, copy.eval()(images).pooler_output)
+    same(source(images).pooler_output, copy(images).pooler_output)
 
 
 def test_timm_loads_our_encoder_strictly_and_gives_the_same_tokens(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ecglib.dalle import import_dalle
 from ecglib.errors import EcglibError
 from ecglib.tokenizer import FILE_NAME, Tokenizer
 
-SHAPE = {"n_hid": 8, "n_blk_per_group": 2, "vocab_size": 128}
+SHAPE: dict[str, Any] = {"n_hid": 8, "n_blk_per_group": 2, "vocab_size": 128}
 
 
 def saved(module: object, path: Path, **how: Any) -> tuple[Path, str]:
@@ -117,13 +117,13 @@ def test_another_module_is_refused(tmp_path: Path, encoder: Encoder, decoder: De
     assert "holds a dict, not dall_e's Encoder" in refused(*saved({"w": torch.ones(1)}, path))
     message = refused(*saved(encoder, path, _use_new_zipfile_serialization=False))
     assert "save it again with torch 1.6 or later" in message
-    encoder.blocks.input.w = nn.Parameter(torch.ones(8, 3, 5, 5))
+    encoder.blocks.input.w = nn.Parameter(torch.ones(8, 3, 5, 5))  # type: ignore[attr-defined]
     assert "does not fit its own network" in refused(*saved(encoder, path))
 
 
 def test_a_decoder_needs_its_own_hash_and_the_encoder_s_size(tmp_path: Path, encoder: Encoder) -> None:
     first = saved(encoder, tmp_path / "encoder.pkl")
-    other = saved(Decoder(**SHAPE | {"n_hid": 16}), tmp_path / "decoder.pkl")
+    other = saved(Decoder(**{**SHAPE, "n_hid": 16}), tmp_path / "decoder.pkl")
     assert "take the pair that belongs together" in refused(*first, *other)
     with pytest.raises(EcglibError, match="give decoder_sha256"):
         import_dalle(*first, other[0])
