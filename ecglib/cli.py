@@ -1,4 +1,4 @@
-"""The command line: `ecglib run PROFILE` makes a profile's book, `ecglib fetch ptb-xl DIR` gets real ECGs."""
+"""The command line: `ecglib run PROFILE` makes a profile's book; `fetch` and `convert` bring ECGs and weights."""
 
 import sys
 from pathlib import Path
@@ -68,6 +68,20 @@ def fetch_ptb_xl(
     )
     counts = fetch_ptbxl(directory, settings)
     print(f"{directory}: {counts['fetched']:,} files fetched, {counts['there']:,} were there; all are whole")
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="weights of BEiT by ecglib, Microsoft, timm or Hugging Face")
+    ],
+    target: Annotated[Path, typer.Argument(help="file to write; a folder for huggingface")],
+    to: Annotated[str, typer.Option(help="ecglib, timm or huggingface")],
+) -> None:
+    """Write the weights of a BEiT for another program, and say what was found in them."""
+    from ecglib.checkpoints import convert as convert_weights
+
+    typer.echo(convert_weights(source, target, to).report())
 
 
 def main() -> None:

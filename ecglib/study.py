@@ -27,6 +27,7 @@ from ecglib.finetune import FinetuneSettings, finetune
 from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings
 from ecglib.metrics import PROTOCOLS, ScoreSettings, score_cell
+from ecglib.preprocessing import fingerprint
 from ecglib.pretrain import PretrainSettings, pretrain
 from ecglib.probe import ProbeSettings, cache_features, fit_head
 from ecglib.profiles import NOTEBOOKS, ROOT, Profile, ancestors, load_profile, meanings
@@ -90,6 +91,11 @@ class Study:
         return cohort
 
     @cached_property
+    def preprocessing(self) -> dict[str, Any]:
+        """Fingerprint of how this study draws an ECG; tokenizer and encoder keep it."""
+        return fingerprint(self.profile.settings(FilterSettings), self.profile.settings(ImageSettings))
+
+    @cached_property
     def images(self) -> ImageStore:
         """Every ECG as an image."""
         filters, image = self.profile.settings(FilterSettings), self.profile.settings(ImageSettings)
@@ -97,7 +103,8 @@ class Study:
         # Labels are not drawn: another definition of STEMI needs no other image.
         source = asdict(self.profile.settings(CohortSettings)) | {"stemi_definition": None}
         made_by = {"source": source, "data": self.cohort.fingerprint, "filter": filters, "image": image}
-        made_by |= {"quality": quality}
+        made_by["quality"] = quality
+        made_by["drawn"] = self.preprocessing["digest"]  # changes with a library that draws otherwise
 
         def make(folder: Path) -> None:
             write_images(self.cohort, filters, image, folder, quality_settings=quality)
@@ -127,7 +134,8 @@ class Study:
         made_by = {"images": self.images.data_hash, "settings": settings}
 
         def make(folder: Path) -> None:
-            train_tokenizer(self.images, self.pretraining_rows, settings, folder)
+            described = {"preprocessing": self.preprocessing}
+            train_tokenizer(self.images, self.pretraining_rows, settings, folder, described)
 
         self._tokenizer_folder = self._stage("tokenizer", made_by, ("ecglib.tokenizer",), make)
         return Tokenizer.load(self._tokenizer_folder)
@@ -170,6 +178,7 @@ class Study:
         """Folder of the pretrained encoder: `encoder.safetensors` and `history.parquet`."""
         settings = self.profile.settings(PretrainSettings)
         tokens, vocab_size = self.tokens, self.tokenizer.vocab_size
+        tokenizer_sha256 = self.tokenizer.metadata["weights_sha256"]
         made_by = {
             "tokenizer": self._tokenizer_folder.name,
             "images": self.images.data_hash,
@@ -177,7 +186,9 @@ class Study:
         }
 
         def make(folder: Path) -> None:
-            pretrain(self.images, tokens, self.pretraining_rows, vocab_size, settings, folder)
+            described = {"preprocessing": self.preprocessing, "tokenizer_sha256": tokenizer_sha256}
+            rows = self.pretraining_rows
+            pretrain(self.images, tokens, rows, vocab_size, settings, folder, metadata=described)
 
         return self._stage("encoder", made_by, ("ecglib.pretrain",), make)
 
@@ -209,7 +220,9 @@ class Study:
         """The cell's untrained classifier."""
         encoder = self.encoder_folder / "encoder.safetensors" if cell.model == "heartbeit" else None
         size = self.profile.settings(PretrainSettings).size
-        return make_classifier(cell.model, size=size, encoder_path=encoder, seed=cell.seed)
+        return make_classifier(
+            cell.model, size=size, encoder_path=encoder, seed=cell.seed, preprocessing=self.preprocessing
+        )
 
     def trained_classifier(self, cell: Cell) -> Classifier | None:
         """The cell's classifier with the weights that were best on validation; None where not estimable."""
