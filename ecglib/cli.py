@@ -1,4 +1,4 @@
-"""The command line: `ecglib run PROFILE` makes a profile's book; `fetch` and `convert` bring ECGs and weights."""
+"""The command line: `ecglib run PROFILE` makes a book; `fetch` brings ECGs, `convert` hands weights over."""
 
 import sys
 from pathlib import Path
