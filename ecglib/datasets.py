@@ -6,18 +6,17 @@ PTB-XL: Wagner et al., doi 10.13026/x4td-x982 (version 1.0.1) and later. The pap
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from ecglib import labels, synthetic
+from ecglib.cohort import N_FOLDS, Cohort, make_folds, ordered
 from ecglib.errors import EcglibError
 from ecglib.provenance import code_hash, digest, file_sha256
 from ecglib.records import LEADS_8, Record, read_wfdb
@@ -31,7 +30,6 @@ REMOVED_IN_1_0_3 = frozenset(
 )
 N_RECORDS_1_0_3 = 21_799
 PTBXL_OUTCOMES = ("stemi", "mi_any")
-N_FOLDS = 10
 _PREVALENCE_1_0_3 = 0.0555  # of the definition paper_prevalence on all of 1.0.3
 _WAVEFORM_COLUMN = {100: "filename_lr", 500: "filename_hr"}
 _COLUMNS = (
@@ -60,56 +58,6 @@ class CohortSettings:
 def _one_of(field: str, value: object, allowed: Sequence[object]) -> None:
     if value not in allowed:
         raise EcglibError(f"{field} must be one of {', '.join(map(str, allowed))}, not {value!r}")
-
-
-class Waveforms(Protocol):
-    """Where a cohort's waveforms come from; rows are positions in its manifest."""
-
-    def read_many(self, rows: Rows) -> list[Record]:
-        """Waveforms in the order of `rows`."""
-        ...
-
-    def evidence(self, rows: Rows) -> np.ndarray | None:
-        """Where the outcomes' signs are: uint8 (n, 8, samples), bit k = outcome k; None where not known."""
-        ...
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """A source of ECGs with one row per record.
-
-    manifest: record_id, patient_id, site (str), external (bool), strat_fold (1..10, 0 where external), age
-    (years, float, may be missing), sex ("male", "female"), device (str) and one int8 column per outcome.
-    comparable: False for made or partial data, whose scores must not be set beside the paper's.
-    fingerprint: changes when the data change.
-    """
-
-    name: str
-    manifest: pd.DataFrame
-    outcomes: tuple[str, ...]
-    synthetic: bool
-    comparable: bool
-    fingerprint: str
-    waveforms: Waveforms
-
-    def __len__(self) -> int:
-        """Count the records."""
-        return len(self.manifest)
-
-    def read(self, row: int) -> Record:
-        """Read the record at this position of the manifest."""
-        return self.waveforms.read_many([row])[0]
-
-    def read_many(self, rows: Rows) -> list[Record]:
-        """Read the records at these positions, in this order; faster than one by one where they are made."""
-        return self.waveforms.read_many(rows)
-
-    def evidence(self, rows: Rows) -> np.ndarray | None:
-        """Where the outcomes' signs were put: uint8 (n, 8, samples), bit k = outcome k.
-
-        At the record's own sampling rate; None where nobody knows (real recordings).
-        """
-        return self.waveforms.evidence(rows)
 
 
 def open_cohort(settings: CohortSettings, data_dir: Path | None = None) -> Cohort:
@@ -151,32 +99,18 @@ def _open_embedded(settings: CohortSettings) -> Cohort:
         external=drawn.site == synthetic.EXTERNAL_SITE,
         device="generator, site " + drawn.site,
     )
-    manifest["strat_fold"] = _folds(manifest, settings.seed)
+    manifest["strat_fold"] = make_folds(manifest, synthetic.OUTCOMES, settings.seed)
     code = code_hash("ecglib.synthetic")
     recipe = {"patients": settings.n_patients, "seed": settings.seed, "code": code}
     return Cohort(
         name="Embedded synthetic cohort",
-        manifest=_ordered(manifest, synthetic.OUTCOMES),
+        manifest=ordered(manifest, synthetic.OUTCOMES),
         outcomes=synthetic.OUTCOMES,
         synthetic=True,
         comparable=False,
         fingerprint=digest(recipe | {"generator": version("deepfake-ecg")}),
         waveforms=_Generated(drawn, settings.seed),
     )
-
-
-def _folds(manifest: pd.DataFrame, seed: int) -> np.ndarray:
-    """Ten folds of internal patients, alike in every combination of outcomes; external rows 0."""
-    internal = np.flatnonzero(~manifest.external)
-    rows = manifest.iloc[internal]
-    combined = rows[list(synthetic.OUTCOMES)].to_numpy() @ (1, 2, 4)
-    folds = np.zeros(len(manifest), np.int64)
-    splitter = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")  # a rare pair of outcomes
-        for fold, (_, held) in enumerate(splitter.split(internal, combined, rows.patient_id), start=1):
-            folds[internal[held]] = fold
-    return folds
 
 
 @dataclass(frozen=True)
@@ -249,15 +183,7 @@ def _ptbxl_manifest(table: pd.DataFrame, statements: pd.DataFrame, definition: s
             "mi_any": labels.mi_any(table, statements).to_numpy(),
         }
     )
-    return _ordered(manifest, PTBXL_OUTCOMES)
-
-
-def _ordered(manifest: pd.DataFrame, outcomes: tuple[str, ...]) -> pd.DataFrame:
-    """Bring every source's manifest into the same columns and types."""
-    types: dict[str, type] = {"external": bool, "strat_fold": np.int64, "age": np.float64}
-    columns = ["record_id", "patient_id", "site", *types, "sex", "device", *outcomes]
-    types |= dict.fromkeys(outcomes, np.int8)
-    return manifest.loc[:, columns].astype(types).reset_index(drop=True)
+    return ordered(manifest, PTBXL_OUTCOMES)
 
 
 def read_ptbxl_table(data_dir: Path, table: Path | None = None) -> pd.DataFrame:
