@@ -1,14 +1,15 @@
 """A cohort: one manifest, whatever the source of the ECGs, and their waveforms, read when asked for."""
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
+from ecglib.errors import EcglibError
 from ecglib.records import Record
 from ecglib.synthetic import Rows
 
@@ -32,9 +33,12 @@ class Cohort:
     """A source of ECGs with one row per record.
 
     manifest: record_id, patient_id, site (str), external (bool), strat_fold (1..10, 0 where external), age
-    (years, float, may be missing), sex ("male", "female"), device (str) and one int8 column per outcome.
+    (years, float, may be missing), sex ("male", "female", "unknown"), device (str) and one int8 column per
+    outcome: 1, 0, or -1 where nobody said.
     comparable: False for made or partial data, whose scores must not be set beside the paper's.
     fingerprint: changes when the data change.
+    other_patients: True for a hospital's own, whose counts and scores are not the paper's to reproduce.
+    origins: where each outcome's labels come from, in words. notes: how the cohort came about, sentences.
     """
 
     name: str
@@ -44,6 +48,9 @@ class Cohort:
     comparable: bool
     fingerprint: str
     waveforms: Waveforms
+    other_patients: bool = False
+    origins: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Count the records."""
@@ -65,11 +72,25 @@ class Cohort:
         return self.waveforms.evidence(rows)
 
 
+def known_labels(manifest: pd.DataFrame, outcome: str) -> pd.Series:
+    """The labels, 0 or 1, of the records for which somebody gave one."""
+    return manifest.loc[manifest[outcome] >= 0, outcome]
+
+
 def make_folds(manifest: pd.DataFrame, outcomes: Sequence[str], seed: int) -> np.ndarray:
-    """Ten folds of internal patients, alike in every combination of outcomes; external rows 0."""
+    """Ten folds of internal patients, alike in every combination of outcomes; external rows 0.
+
+    Raises EcglibError for fewer patients than folds.
+    """
     internal = np.flatnonzero(~manifest.external)
     rows = manifest.iloc[internal]
+    if rows.patient_id.nunique() < N_FOLDS:
+        raise EcglibError(
+            f"only {rows.patient_id.nunique()} patients are not external; {N_FOLDS} folds need {N_FOLDS}"
+        )
     combined = (rows[list(outcomes)].to_numpy(np.int64) + 1) @ 3 ** np.arange(len(outcomes))
+    if np.bincount(combined).max() < N_FOLDS:  # scikit-learn would refuse; so few cannot be alike
+        combined = np.zeros_like(combined)
     folds = np.zeros(len(manifest), np.int64)
     splitter = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():

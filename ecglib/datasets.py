@@ -1,4 +1,4 @@
-"""Sources of ECGs, each read into the same manifest: the embedded cohort or a PTB-XL folder.
+"""Sources of ECGs, each read into the same manifest: the embedded cohort, PTB-XL or a hospital's own.
 
 PTB-XL: Wagner et al., doi 10.13026/x4td-x982 (version 1.0.1) and later. The paper used 1.0.3, so records that
 1.0.3 withdrew are left out whatever version the folder holds.
@@ -18,8 +18,10 @@ import pandas as pd
 from ecglib import labels, synthetic
 from ecglib.cohort import N_FOLDS, Cohort, make_folds, ordered
 from ecglib.errors import EcglibError
+from ecglib.hospital import open_hospital
 from ecglib.provenance import code_hash, digest, file_sha256
 from ecglib.records import LEADS_8, Record, read_wfdb
+from ecglib.reports import HCM_RULES
 from ecglib.synthetic import Rows
 
 # The records of 1.0.1 that 1.0.3 withdrew.
@@ -42,17 +44,20 @@ _COLUMNS = (
 class CohortSettings:
     """Which ECGs the study is made on."""
 
-    source: str = "embedded"  # embedded (made by a generator) or ptbxl (a PTB-XL folder)
+    source: str = "embedded"  # embedded (made by a generator), ptbxl (its folder) or muse (your own exports)
     n_patients: int = 2400  # patients of the embedded cohort, who have about 1.4 ECGs each
-    seed: int = 0  # of the embedded cohort
+    seed: int = 0  # of the embedded cohort, and of folds that are made
     stemi_definition: str = "paper_prevalence"  # which rule labels PTB-XL's STEMI, by name
     sampling_rate: int = 100  # which of PTB-XL's two copies is read, in Hz: 100 or 500
+    external_site: str = ""  # site of your own ECGs that is held out, if the table has no column external
+    hcm_rule: str = "any_mention"  # how HCM is read from your echo reports: any_mention or negation_aware
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        _one_of("source", self.source, ("embedded", "ptbxl"))
+        _one_of("source", self.source, ("embedded", "ptbxl", "muse"))
         _one_of("stemi_definition", self.stemi_definition, tuple(labels.STEMI_DEFINITIONS))
         _one_of("sampling_rate", self.sampling_rate, tuple(_WAVEFORM_COLUMN))
+        _one_of("hcm_rule", self.hcm_rule, tuple(HCM_RULES))
 
 
 def _one_of(field: str, value: object, allowed: Sequence[object]) -> None:
@@ -60,16 +65,61 @@ def _one_of(field: str, value: object, allowed: Sequence[object]) -> None:
         raise EcglibError(f"{field} must be one of {', '.join(map(str, allowed))}, not {value!r}")
 
 
-def open_cohort(settings: CohortSettings, data_dir: Path | None = None) -> Cohort:
-    """Open the embedded cohort, or the PTB-XL folder `data_dir`.
+@dataclass(frozen=True)
+class DataPaths:
+    """Where real ECGs lie; three environment variables carry it from a command to its notebooks."""
 
-    Raises EcglibError where the folder, its tables, a column or a record's file is missing.
+    folder: Path | None = None  # of PTB-XL, or of MUSE exports
+    table: Path | None = None  # labels of the MUSE exports, CSV
+    key: Path | None = None  # of the pseudonyms; None: the user's own
+
+    @classmethod
+    def from_environment(cls) -> "DataPaths":
+        """What the variables say."""
+        return cls(
+            **{name: Path(os.environ[word]) for name, word in _VARIABLES.items() if os.environ.get(word)}
+        )
+
+    def environment(self) -> dict[str, str]:
+        """The variables that say it, with absolute paths."""
+        found = {word: getattr(self, name) for name, word in _VARIABLES.items()}
+        return {word: str(path.resolve()) for word, path in found.items() if path}
+
+
+_VARIABLES = {"folder": "ECGLIB_DATA", "table": "ECGLIB_TABLE", "key": "ECGLIB_KEY"}
+
+
+def open_cohort(
+    settings: CohortSettings,
+    data_dir: Path | None = None,
+    *,
+    table: Path | None = None,
+    key: Path | None = None,
+    cache: Path | None = None,
+) -> Cohort:
+    """Open the embedded cohort, the PTB-XL folder `data_dir`, or MUSE exports in it with a table of labels.
+
+    `table`, `key` and `cache` are of MUSE exports, see `hospital.open_hospital`. Raises EcglibError where the
+    folder, its tables, a column or a record's file is missing.
     """
     if settings.source == "embedded":
         return _open_embedded(settings)
     if data_dir is None:
-        raise EcglibError("source ptbxl needs the folder of PTB-XL: name it with --data DIR")
-    return _open_ptbxl(settings, Path(data_dir))
+        what = {"ptbxl": "of PTB-XL", "muse": "of the MUSE exports"}[settings.source]
+        raise EcglibError(f"source {settings.source} needs the folder {what}: name it with --data DIR")
+    if settings.source == "ptbxl":
+        return _open_ptbxl(settings, Path(data_dir))
+    if table is None:
+        raise EcglibError("source muse needs a table of labels: name it with --table CSV")
+    return open_hospital(
+        Path(data_dir),
+        Path(table),
+        key,
+        cache,
+        external_site=settings.external_site,
+        hcm_rule=settings.hcm_rule,
+        seed=settings.seed,
+    )
 
 
 @dataclass(frozen=True)
@@ -110,6 +160,7 @@ def _open_embedded(settings: CohortSettings) -> Cohort:
         comparable=False,
         fingerprint=digest(recipe | {"generator": version("deepfake-ecg")}),
         waveforms=_Generated(drawn, settings.seed),
+        origins=dict.fromkeys(synthetic.OUTCOMES, "put into the beats by code"),
     )
 
 
@@ -155,6 +206,7 @@ def _open_ptbxl(settings: CohortSettings, data_dir: Path) -> Cohort:
         comparable=len(table) == N_RECORDS_1_0_3,
         fingerprint=_folder_fingerprint(data_dir, paths),
         waveforms=_Folder(data_dir, paths, tuple(manifest.record_id), tuple(manifest.patient_id)),
+        origins=dict.fromkeys(PTBXL_OUTCOMES, "from PTB-XL's own codes"),
     )
 
 
