@@ -56,15 +56,16 @@ def open_hospital(
     exports = list_exports(folder, pseudonyms)
     labels = read_label_table(table, hcm_rule, pseudonyms)
     index = _read_index(folder, exports, pseudonyms, cache)
-    matched = _match(index[index.readable], labels, table)
+    readable = index.loc[index.readable]
+    matched = _match(readable, labels, table)
     manifest = _manifest(matched, list(labels.origins), external_site, table)
     manifest, left_out = _one_side(manifest)
     manifest["strat_fold"] = _folds(manifest, list(labels.origins), seed, table)
     by_record = dict(zip(index.record_id, index.path, strict=True))
     reasons = {
         UNREADABLE: tuple(index.path[~index.readable]),
-        NO_ROW: tuple(index.path[index.readable & ~index.record_id.isin(matched.record_id)]),
-        NO_FILE: _rows_without_file(index[index.readable], labels),
+        NO_ROW: tuple(readable.path[~readable.record_id.isin(matched.record_id)]),
+        NO_FILE: _rows_without_file(readable, labels),
         TWO_SIDES: tuple(by_record[record_id] for record_id in left_out),
     }
     final = ordered(manifest, list(labels.origins))
@@ -182,7 +183,13 @@ class _Reader:
         return [{"state": export.state, **self._facts(export)} for export in exports]
 
     def _facts(self, export: Export) -> dict[str, object]:
-        unknown = {"patient_id": "", "age": np.nan, "sex": "unknown", "site": "", "device": ""}
+        unknown: dict[str, object] = {
+            "patient_id": "",
+            "age": np.nan,
+            "sex": "unknown",
+            "site": "",
+            "device": "",
+        }
         try:
             found = read_muse(self.folder / export.path)
         except EcglibError:
@@ -222,15 +229,15 @@ def _read_index(
 
 def _match(index: pd.DataFrame, labels: LabelTable, table: Path) -> pd.DataFrame:
     """Exports with a row: the ECG's own, else its patient's. What the table says goes before the file."""
-    own = index[index.record_id.isin(labels.by_record.index)]
+    is_own = index.record_id.isin(labels.by_record.index)
+    own, rest = index.loc[is_own], index.loc[~is_own]
     said = labels.by_record.loc[own.record_id]
     wrong = (own.patient_id.to_numpy() != said.patient_id.to_numpy()) & (own.patient_id != "").to_numpy()
     if wrong.any():
         raise EcglibError(
             f"{table}: row {said.row.to_numpy()[wrong][0]} has another patient_id than its file; mend it"
         )
-    rest = index.drop(own.index)
-    rest = rest[rest.patient_id.isin(labels.by_patient.index)]
+    rest = rest.loc[rest.patient_id.isin(labels.by_patient.index)]
     matched = [
         chosen.drop(columns="patient_id").reset_index(drop=True).join(
             rows.reset_index(drop=True).drop(columns="record_id"), lsuffix="_file"
@@ -282,7 +289,7 @@ def _one_side(manifest: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Leave out internal ECGs of patients who have external ones, so that none is on both sides."""
     outside = set(manifest.patient_id[manifest.external])
     twice = ~manifest.external & manifest.patient_id.isin(outside)
-    return manifest[~twice].reset_index(drop=True), list(manifest.record_id[twice])
+    return manifest.loc[~twice].reset_index(drop=True), list(manifest.record_id[twice])
 
 
 def _folds(manifest: pd.DataFrame, outcomes: Sequence[str], seed: int, table: Path) -> np.ndarray:

@@ -27,7 +27,6 @@ SOURCES: Mapping[str, Mapping[str, str]] = {
 }
 SEXES = {"male": "male", "m": "male", "female": "female", "f": "female", "unknown": None}
 MAX_AGE = 120
-_NUMBERS = ("external", "strat_fold", "age")
 _FIRST_ROW = 2  # as a spreadsheet counts: the heading is row 1
 
 
@@ -50,41 +49,53 @@ def read_label_table(path: Path, hcm_rule: str, pseudonyms: Pseudonyms) -> Label
     Raises EcglibError for a missing column, a value outside its range and contradictory rows.
     """
     table = _read_csv(path)
-    origins = {
-        outcome: ", else ".join(
-            text.format(hcm_rule=hcm_rule) for name, text in names.items() if name in table
-        )
-        for outcome, names in SOURCES.items()
-        if not table.columns.intersection(list(names)).empty
-    }
+    origins = _origins(table, hcm_rule)
     if "patient_id" not in table or not origins:
-        lack = "patient_id is" if "patient_id" not in table else f"{', '.join(_label_columns())} are all"
-        raise EcglibError(f"{path}: column {lack} missing; add what is known")
+        needed = list(dict.fromkeys(name for names in SOURCES.values() for name in names))
+        lack = "no column patient_id" if "patient_id" not in table else f"none of {', '.join(needed)}"
+        raise EcglibError(f"{path}: has {lack}; add a column with this heading")
+    values = _ids(table, pseudonyms, path)
     readers = _readers(hcm_rule)
-    values = pd.DataFrame({"row": table.index}, index=table.index)
-    values["patient_id"] = [pseudonyms.of("patient", text) for text in _patient_ids(table, path)]
-    values["record_id"] = [
-        pseudonyms.of("file", str(PurePosixPath(text.replace("\\", "/")))) if text else None
-        for text in _column(table, "file")
-    ]
     values["site"] = _column(table, "site").replace("", None)
-    for name in ("sex", *_NUMBERS):
+    for name in ("sex", "external", "strat_fold", "age"):
         values[name] = _parse(_column(table, name), readers[name], path)
     for outcome in origins:
         values[outcome] = np.nan
         for name in (name for name in SOURCES[outcome] if name in table):
             reader = readers.get(f"{outcome} {name}") or readers[name]
-            values[outcome] = values[outcome].fillna(_parse(table[name], reader, path).astype(float))
-    is_record = values.record_id.notna()
+            read = _parse(_column(table, name), reader, path)
+            values[outcome] = values[outcome].fillna(read.astype(float))
+    is_record, known = values.record_id.notna(), values.dropna(axis=1, how="all")
     return LabelTable(
-        _one_a_unit(values[is_record], "record_id", origins, path),
-        _one_a_unit(values[~is_record], "patient_id", origins, path),
-        {outcome: origin for outcome, origin in origins.items() if values[outcome].notna().any()},
+        _one_a_unit(values.loc[is_record], "record_id", origins, path),
+        _one_a_unit(values.loc[~is_record], "patient_id", origins, path),
+        {outcome: origin for outcome, origin in origins.items() if outcome in known},
     )
 
 
-def _label_columns() -> list[str]:
-    return list(dict.fromkeys(name for names in SOURCES.values() for name in names))
+def _origins(table: pd.DataFrame, hcm_rule: str) -> dict[str, str]:
+    origins = {}
+    for outcome, names in SOURCES.items():
+        texts = [text.format(hcm_rule=hcm_rule) for name, text in names.items() if name in table]
+        if texts:
+            origins[outcome] = ", else ".join(texts)
+    return origins
+
+
+def _ids(table: pd.DataFrame, pseudonyms: Pseudonyms, path: Path) -> pd.DataFrame:
+    """Columns row, patient_id and record_id (missing where the row names no file), as pseudonyms."""
+    empty = table.index[table.patient_id == ""]
+    if len(empty):
+        raise EcglibError(f"{path}: row {empty[0]} has no patient_id; add it or drop the row")
+    files = [str(PurePosixPath(text.replace("\\", "/"))) if text else "" for text in _column(table, "file")]
+    return pd.DataFrame(
+        {
+            "row": table.index,
+            "patient_id": [pseudonyms.of("patient", text) for text in table.patient_id],
+            "record_id": [pseudonyms.of("file", file) if file else None for file in files],
+        },
+        index=table.index,
+    )
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -113,13 +124,6 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
     return table.loc[:, name] if name in table else pd.Series("", table.index, name=name)
-
-
-def _patient_ids(table: pd.DataFrame, path: Path) -> pd.Series:
-    empty = table.index[table.patient_id == ""]
-    if len(empty):
-        raise EcglibError(f"{path}: row {empty[0]} has no patient_id; add it or drop the row")
-    return table.patient_id
 
 
 # --- cells ---
