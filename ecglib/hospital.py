@@ -265,9 +265,9 @@ def _manifest(
     matched: pd.DataFrame, outcomes: Sequence[str], external_site: str, table: Path
 ) -> pd.DataFrame:
     manifest = matched.assign(
-        site=matched.site.fillna(matched.site_file).replace("", "unknown"),
-        sex=matched.sex.fillna(matched.sex_file),
-        age=np.floor(matched.age.astype(float).fillna(matched.age_file)).clip(upper=OLDEST),
+        site=matched.site.where(matched.site.notna(), matched.site_file).replace("", "unknown"),
+        sex=matched.sex.where(matched.sex.notna(), matched.sex_file),
+        age=np.floor(matched.age.fillna(matched.age_file)).clip(upper=OLDEST),
         device=matched.device.replace("", "unknown"),
     )
     if external_site and external_site not in set(manifest.site):
@@ -275,10 +275,10 @@ def _manifest(
             f"external_site={external_site!r}: no ECG is of this site; take one of {_some(manifest.site)}"
         )
     held_out = (manifest.site == external_site) if external_site else pd.Series(False, manifest.index)
-    manifest["external"] = manifest.external.astype(float).fillna(held_out).astype(bool)
+    manifest["external"] = manifest.external.fillna(held_out.astype(float)).astype(bool)
     if manifest.external.all():
         raise EcglibError(f"{table}: every ECG is external, so none is left to learn from; hold out less")
-    return manifest.assign(**{name: manifest[name].astype(float).fillna(NOT_KNOWN) for name in outcomes})
+    return manifest.assign(**{name: manifest[name].fillna(NOT_KNOWN) for name in outcomes})
 
 
 def _some(names: Iterable[str]) -> str:
@@ -304,7 +304,7 @@ def _folds(manifest: pd.DataFrame, outcomes: Sequence[str], seed: int, table: Pa
         )
     if (internal.groupby("patient_id").strat_fold.nunique() > 1).any():
         raise EcglibError(f"{table}: a patient is in two strat_folds; give each patient one")
-    return manifest.strat_fold.astype(float).where(~manifest.external, 0).astype(int).to_numpy()
+    return manifest.strat_fold.where(~manifest.external, 0).astype(int).to_numpy()
 
 
 def _notes(

@@ -57,8 +57,9 @@ def read_label_table(path: Path, hcm_rule: str, pseudonyms: Pseudonyms) -> Label
     values = _ids(table, pseudonyms, path)
     readers = _readers(hcm_rule)
     values["site"] = _column(table, "site").replace("", None)
-    for name in ("sex", "external", "strat_fold", "age"):
-        values[name] = _parse(_column(table, name), readers[name], path)
+    values["sex"] = _parse(_column(table, "sex"), readers["sex"], path)
+    for name in ("external", "strat_fold", "age"):
+        values[name] = _parse(_column(table, name), readers[name], path).astype(float)
     for outcome in origins:
         values[outcome] = np.nan
         for name in (name for name in SOURCES[outcome] if name in table):
