@@ -29,6 +29,7 @@ REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 SYNTHETIC, ENRICHED = "not comparable: synthetic cohort", "not comparable: enriched subset"
 OTHERS = "not comparable: other patients"
 NOT_TESTABLE = "not testable here"
+JUDGED_BY = ("synthetic", "comparable", "other_patients")  # what a cohort says of itself
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, SYNTHETIC, ENRICHED, OTHERS, NOT_TESTABLE)
 
 Row = dict[str, Any]
