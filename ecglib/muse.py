@@ -14,7 +14,7 @@ import binascii
 import re
 import stat
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ DURATIONS_S = (5.0, 10.0)  # what MUSE stores of a resting ECG
 RATES_HZ = (250.0, 500.0)  # what MUSE stores it at
 TOLERANCE = 0.01  # of a duration
 MIN_RATE_HZ, MAX_RATE_HZ = 100.0, 2000.0
+MAX_BEAT_MS = 600_000.0  # of a time that is taken for a beat's
+MIN_LEAD = 0.1  # of a correlation before the next, to decide between rates
 MIN_MV_PER_BIT, MAX_MV_PER_BIT = 1e-6, 1.0  # int16 then spans 0.07 mV or 65 V: no ECG fits or needs that
 MAX_AGE_YEARS = 130.0
 
@@ -102,7 +104,7 @@ def read_muse(path: Path, *, record_id: str = "") -> MuseExport:
     rhythm = _rhythm(export, path, notes)
     leads = _leads(rhythm, path, notes)
     waveform = _waveform(leads, path, notes)
-    rate = _sampling_rate(export, rhythm, waveform.shape[1], path, notes)
+    rate = _sampling_rate(export, rhythm, waveform, path, notes)
     patient, test = (_block(export, name) for name in ("PatientDemographics", "TestDemographics"))
     patient_id = _text(patient, "PatientID", path)
     return MuseExport(
@@ -111,7 +113,7 @@ def read_muse(path: Path, *, record_id: str = "") -> MuseExport:
         age=_age(patient, path, notes),
         sex=_sex(patient, path, notes),
         device=_text(test, "AcquisitionDevice", path),
-        site=_text(test, "Site", path),
+        site=_site(test, path, notes),
         notes=tuple(notes),
     )
 
@@ -301,7 +303,7 @@ def _waveform(leads: Mapping[str, Block], path: Path, notes: list[str]) -> np.nd
     if off:
         notes.append(f"The recorder says that electrodes were off for {', '.join(off)}.")
     _check_simultaneous(leads, path)
-    counts = [_samples(block, name, path) for name, block in leads.items()]
+    counts = [_samples(block, name, path, notes) for name, block in leads.items()]
     lengths = [len(count) for count in counts]
     if len(set(lengths)) > 1:
         said = ", ".join(f"{name} {length}" for name, length in zip(leads, lengths, strict=True))
@@ -315,7 +317,7 @@ def _waveform(leads: Mapping[str, Block], path: Path, notes: list[str]) -> np.nd
     return waveform
 
 
-def _samples(lead: Block, name: str, path: Path) -> np.ndarray:
+def _samples(lead: Block, name: str, path: Path, notes: list[str]) -> np.ndarray:
     """The lead's counts (samples,) as int16, held against its checksum and its stated length."""
     if _number(lead, "LeadSampleSize", path) not in (None, 2):
         raise EcglibError(f"{path}: lead {name} is not stored in 2 bytes a sample; export it again from MUSE")
@@ -333,10 +335,14 @@ def _samples(lead: Block, name: str, path: Path) -> np.ndarray:
         )
     checked = _check_crc(lead, data, name, path)
     said = _number(lead, "LeadSampleCountTotal", path)
-    if said is not None and said != len(data) // 2 and not checked:
-        raise EcglibError(
-            f"{path}: lead {name} has {len(data) // 2} samples, but its LeadSampleCountTotal says {said:g} "
-            f"and there is no checksum; export it again from MUSE"
+    if said is not None and said != len(data) // 2:
+        if not checked:
+            raise EcglibError(
+                f"{path}: lead {name} has {len(data) // 2} samples, but its LeadSampleCountTotal says "
+                f"{said:g} and there is no checksum; export it again from MUSE"
+            )
+        notes.append(
+            f"LeadSampleCountTotal of {name} says {said:g}, but its {len(data) // 2} samples are whole."
         )
     return np.frombuffer(data, "<i2")
 
@@ -386,44 +392,66 @@ def _millivolts_per_bit(lead: Block, name: str, path: Path) -> float:
     return millivolts
 
 
-def _sampling_rate(export: Block, rhythm: Block, n_samples: int, path: Path, notes: list[str]) -> float:
-    """Sampling rate in Hz: the stated one where the samples then last 5 or 10 s, else one that makes them so.
+def _sampling_rate(export: Block, rhythm: Block, waveform: np.ndarray, path: Path, notes: list[str]) -> float:
+    """Sampling rate in Hz of the waveform (leads, samples): the one that agrees with its duration.
 
-    MUSE stores 5 or 10 s. LeadTimeOffset and WaveformStartTime are 0 in all files seen and say nothing; the
-    Median waveform may have another rate than the Rhythm one. If SampleBase x 10^SampleExponent does not give
-    5 or 10 s, the rate is 250 or 500 Hz, whichever does. 2,500 samples leave both open: the last beat of
-    QRSTimesTypes decides (after 5 s: 10 s), then ECGSampleBase, the rate of the analysis, else the file is
-    refused. A stated rate stays where nothing gives 5 or 10 s.
+    What a file tells about the duration: MUSE stores 5 or 10 s, and QRSTimesTypes lists the beats' times.
+    LeadTimeOffset and WaveformStartTime are 0 in every file seen, LeadSampleCountTotal counts no seconds, the
+    Median's rate need not be the Rhythm's, and ECGSampleBase is the rate of the analysis. So the rule is:
+
+    1. SampleBase x 10^SampleExponent, if it gives 5 or 10 s with the last beat in the second half.
+    2. Else, of this rate, 250 and 500 Hz, the one that gives 5 or 10 s.
+    3. If several do (2,500 samples at 250 or 500 Hz): the one at which the listed beats meet the steepest
+       samples, else the stated one, else ECGSampleBase; refused if these decide nothing.
+    4. If none does, the stated rate stays.
     """
+    n_samples = waveform.shape[1]
     stated = _stated_rate(rhythm, "Sample", path)
-    if stated is not None and _is_usual_duration(n_samples / stated):
+    beats_s = _beats_s(export, path)
+    fitting = [r for r in dict.fromkeys((stated, *RATES_HZ)) if r and _is_usual_duration(n_samples / r)]
+    if stated in fitting and (not beats_s or n_samples / stated / 2 < max(beats_s) <= n_samples / stated):
         return stated
-    fitting = [rate for rate in RATES_HZ if _is_usual_duration(n_samples / rate)]
-    says = f"SampleBase and SampleExponent say {stated:g} Hz" if stated else "No possible rate is stated"
-    if not fitting:
-        if stated is None:
-            raise EcglibError(
-                f"{path}: no possible sampling rate is stated, and {n_samples} samples are neither 5 nor "
-                f"10 s at 250 or 500 Hz; write SampleBase into the file"
-            )
+    if stated is not None and not fitting:
         notes.append(f"The waveform lasts {n_samples / stated:.3g} s, neither 5 nor 10 s.")
         return stated
-    last_beat_s = max(_beats_s(export, path), default=0.0)
+    says = f"SampleBase and SampleExponent say {stated:g} Hz" if stated else "No possible rate is stated"
     analysed = _stated_rate(_block(export, "RestingECGMeasurements"), "ECGSample", path)
-    if len(fitting) == 1:
-        rate, reason = fitting[0], "the samples fit no other"
-    elif last_beat_s > DURATIONS_S[0] / 2:
-        rate = max((r for r in fitting if n_samples / r >= last_beat_s), default=min(fitting))
-        reason = f"the last beat is at {last_beat_s:.3g} s"
-    elif analysed in fitting:
-        rate, reason = analysed, "ECGSampleBase says so"
-    else:
+    reasons = {
+        "no other rate gives 5 or 10 s": fitting[0] if len(fitting) == 1 else None,
+        "the beats that the file lists are there at this rate": _rate_of_beats(waveform, beats_s, fitting),
+        "nothing speaks clearly against it": stated if stated in fitting else None,
+        "ECGSampleBase says so": analysed if analysed in fitting else None,
+    }
+    decided = [(rate, reason) for reason, rate in reasons.items() if rate is not None]
+    if not decided:
         raise EcglibError(
-            f"{path}: {says}, and {n_samples} samples are as well 10 s at 250 Hz as 5 s at 500 Hz; "
+            f"{path}: {says}, and {n_samples} samples are not 5 or 10 s at just one of 250 and 500 Hz; "
             f"correct SampleBase in the file"
         )
-    notes.append(f"{says}, but {n_samples} samples are {n_samples / rate:g} s at {rate:g} Hz; {reason}.")
+    rate, reason = decided[0]
+    if rate == stated:
+        notes.append(f"Its beats' times do not fit {n_samples / rate:g} s at {rate:g} Hz, but {reason}.")
+    else:
+        notes.append(f"{says}, but {n_samples} samples are {n_samples / rate:g} s at {rate:g} Hz: {reason}.")
     return rate
+
+
+def _rate_of_beats(waveform: np.ndarray, beats_s: Sequence[float], rates: Sequence[float]) -> float | None:
+    """The rate at which the listed beats meet the steep samples; None if that is not clear.
+
+    Steepness, summed over leads, is correlated with "within 60 ms of a beat": 0.6 at the right rate and
+    about 0 at the others in the exports at hand.
+    """
+    steepness = np.nansum(np.abs(np.diff(waveform, axis=1)), axis=0)
+    correlations = []
+    for rate in rates:
+        near = np.zeros(len(steepness))
+        for beat_s in beats_s:
+            near[max(int((beat_s - 0.06) * rate), 0) : max(int((beat_s + 0.06) * rate), 0)] = 1
+        varies = near.std() > 0 and steepness.std() > 0
+        correlations.append(np.corrcoef(near, steepness)[0, 1] if varies else 0.0)
+    *others, best = sorted(correlations) or [0.0]
+    return rates[correlations.index(best)] if best - max(others, default=0) > MIN_LEAD else None
 
 
 def _stated_rate(block: Block, prefix: str, path: Path) -> float | None:
@@ -440,8 +468,17 @@ def _is_usual_duration(seconds: float) -> bool:
 
 def _beats_s(export: Block, path: Path) -> list[float]:
     """Times of the beats that the analysis marked, in s from the start of the waveform."""
-    marks = _block(export, "QRSTimesTypes").get("QRS", ())
-    return [(_number(mark, "Time", path) or 0.0) / 1e3 for mark in marks]
+    times = (_number(mark, "Time", path) for mark in _block(export, "QRSTimesTypes").get("QRS", ()))
+    return [time / 1e3 for time in times if time is not None and 0 < time <= MAX_BEAT_MS]
+
+
+def _site(test: Block, path: Path, notes: list[str]) -> str:
+    """The site's code; a text that looks like a name or an address is left out."""
+    site = _text(test, "Site", path)
+    if re.fullmatch(r"[\w.-]{0,16}", site):
+        return site
+    notes.append("Site is no code; it is left out.")
+    return ""
 
 
 def _age(patient: Block, path: Path, notes: list[str]) -> float:
