@@ -1,4 +1,4 @@
-"""The command line: `ecglib run` makes a book; `prepare`, `fetch` and `convert` see to its ECGs and weights."""
+"""The command line: `ecglib run` makes a book; `prepare`, `fetch` and `convert` bring ECGs and weights."""
 
 import sys
 from pathlib import Path
