@@ -27,8 +27,10 @@ EQUALITY_MARGIN = 5.0  # percent of the other model's score
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 SYNTHETIC, ENRICHED = "not comparable: synthetic cohort", "not comparable: enriched subset"
+OTHERS = "not comparable: other patients"
 NOT_TESTABLE = "not testable here"
-VERDICTS = (REPRODUCED, NOT_REPRODUCED, SYNTHETIC, ENRICHED, NOT_TESTABLE)
+JUDGED_BY = ("synthetic", "comparable", "other_patients")  # what a cohort says of itself
+VERDICTS = (REPRODUCED, NOT_REPRODUCED, SYNTHETIC, ENRICHED, OTHERS, NOT_TESTABLE)
 
 Row = dict[str, Any]
 Verdict = tuple[str, str]  # verdict, reason
@@ -81,12 +83,15 @@ def cohort_counts(
     rows: list[Row] = []
     for part, member in members.items():
         records = manifest.loc[member.to_numpy()]
-        head = {"split": split, "part": part, "n": len(records)}
+        head = {"split": split, "part": part}
         for outcome in outcomes if len(records) else ():
-            prevalence = 100 * float(records[outcome].to_numpy().mean())
-            numbers = {"n_records": len(records), "n_patients": len(set(records["patient_id"]))}
+            labelled = records.loc[records[outcome] >= 0]
+            prevalence = 100 * float(labelled[outcome].mean())
+            numbers = {"n_records": len(labelled), "n_patients": len(set(labelled["patient_id"]))}
             for metric, value in {**numbers, "prevalence": prevalence}.items():
-                rows.append({"outcome": outcome, **head, "metric": metric, "value": value})
+                rows.append(
+                    {"outcome": outcome, **head, "n": len(labelled), "metric": metric, "value": value}
+                )
     return pd.DataFrame(rows)
 
 
@@ -100,6 +105,7 @@ class _Results:
     counts: list[Row]
     synthetic: bool
     comparable: bool
+    other_patients: bool
 
     def outcomes(self) -> set[str]:
         return {row["outcome"] for row in [*self.scores, *self.counts]}
@@ -114,6 +120,7 @@ def judge(
     *,
     synthetic: bool,
     comparable: bool,
+    other_patients: bool = False,
     differences: pd.DataFrame | None = None,
     distances: pd.DataFrame | None = None,
     counts: pd.DataFrame | None = None,
@@ -134,7 +141,8 @@ def judge(
     1. *not testable here*: words rather than a number, an outcome or model that is not here, no such number
        computed, a cell that is not estimable.
     2. *not comparable: synthetic cohort*, then *not comparable: enriched subset*: our number stands beside
-       the paper's, unjudged. Distances between photographs do not depend on the cohort.
+       the paper's, unjudged. Distances between photographs do not depend on the cohort. *Not comparable:
+       other patients*: a hospital's own scores and counts; how its models differ is judged.
     3. value, distance: *reproduced* if the paper's value lies in our interval.
     4. relative difference: *reproduced* if ours has the paper's sign and its interval excludes 0. A margin
        over "the others" is taken against the strongest (least margin) or weakest (largest margin) of the
@@ -154,6 +162,7 @@ def judge(
         _rows(counts),
         synthetic,
         comparable,
+        other_patients,
     )
     if not results.scores:
         raise EcglibError(
@@ -312,6 +321,8 @@ def _judge(claim: Row, ours: Row, results: _Results) -> Verdict:
         return SYNTHETIC, "made-up ECGs neither confirm nor refute it"
     if not results.comparable and not of_photographs_only:
         return ENRICHED, "chosen records: prevalence and scores are not PTB-XL's"
+    if results.other_patients and claim["kind"] in ("value", "count"):
+        return OTHERS, "another hospital's patients have scores and prevalences of their own"
     verdict, reason = RULES[claim["kind"]](claim, ours)
     if n_photographs:
         reason += f"; {n_photographs} photographs stand in for 1,000"

@@ -1,4 +1,4 @@
-"""Sources of ECGs, each read into the same manifest: the embedded cohort or a PTB-XL folder.
+"""Sources of ECGs, each read into the same manifest: the embedded cohort, PTB-XL or a hospital's own.
 
 PTB-XL: Wagner et al., doi 10.13026/x4td-x982 (version 1.0.1) and later. The paper used 1.0.3, so records that
 1.0.3 withdrew are left out whatever version the folder holds.
@@ -6,21 +6,22 @@ PTB-XL: Wagner et al., doi 10.13026/x4td-x982 (version 1.0.1) and later. The pap
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from ecglib import labels, synthetic
+from ecglib.cohort import N_FOLDS, Cohort, make_folds, ordered
 from ecglib.errors import EcglibError
+from ecglib.hospital import open_hospital
 from ecglib.provenance import code_hash, digest, file_sha256
 from ecglib.records import LEADS_8, Record, read_wfdb
+from ecglib.reports import HCM_RULES
 from ecglib.synthetic import Rows
 
 # The records of 1.0.1 that 1.0.3 withdrew.
@@ -31,7 +32,6 @@ REMOVED_IN_1_0_3 = frozenset(
 )
 N_RECORDS_1_0_3 = 21_799
 PTBXL_OUTCOMES = ("stemi", "mi_any")
-N_FOLDS = 10
 _PREVALENCE_1_0_3 = 0.0555  # of the definition paper_prevalence on all of 1.0.3
 _WAVEFORM_COLUMN = {100: "filename_lr", 500: "filename_hr"}
 _COLUMNS = (
@@ -44,17 +44,20 @@ _COLUMNS = (
 class CohortSettings:
     """Which ECGs the study is made on."""
 
-    source: str = "embedded"  # embedded (made by a generator) or ptbxl (a PTB-XL folder)
+    source: str = "embedded"  # embedded (made by a generator), ptbxl (its folder) or muse (your own exports)
     n_patients: int = 2400  # patients of the embedded cohort, who have about 1.4 ECGs each
-    seed: int = 0  # of the embedded cohort
+    seed: int = 0  # of the embedded cohort, and of folds that are made
     stemi_definition: str = "paper_prevalence"  # which rule labels PTB-XL's STEMI, by name
     sampling_rate: int = 100  # which of PTB-XL's two copies is read, in Hz: 100 or 500
+    external_site: str = ""  # site of your own ECGs that is held out, if the table has no column external
+    hcm_rule: str = "any_mention"  # how HCM is read from your echo reports: any_mention or negation_aware
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        _one_of("source", self.source, ("embedded", "ptbxl"))
+        _one_of("source", self.source, ("embedded", "ptbxl", "muse"))
         _one_of("stemi_definition", self.stemi_definition, tuple(labels.STEMI_DEFINITIONS))
         _one_of("sampling_rate", self.sampling_rate, tuple(_WAVEFORM_COLUMN))
+        _one_of("hcm_rule", self.hcm_rule, tuple(HCM_RULES))
 
 
 def _one_of(field: str, value: object, allowed: Sequence[object]) -> None:
@@ -62,66 +65,61 @@ def _one_of(field: str, value: object, allowed: Sequence[object]) -> None:
         raise EcglibError(f"{field} must be one of {', '.join(map(str, allowed))}, not {value!r}")
 
 
-class Waveforms(Protocol):
-    """Where a cohort's waveforms come from; rows are positions in its manifest."""
-
-    def read_many(self, rows: Rows) -> list[Record]:
-        """Waveforms in the order of `rows`."""
-        ...
-
-    def evidence(self, rows: Rows) -> np.ndarray | None:
-        """Where the outcomes' signs are: uint8 (n, 8, samples), bit k = outcome k; None where not known."""
-        ...
-
-
 @dataclass(frozen=True)
-class Cohort:
-    """A source of ECGs with one row per record.
+class DataPaths:
+    """Where real ECGs lie; three environment variables carry it from a command to its notebooks."""
 
-    manifest: record_id, patient_id, site (str), external (bool), strat_fold (1..10, 0 where external), age
-    (years, float, may be missing), sex ("male", "female"), device (str) and one int8 column per outcome.
-    comparable: False for made or partial data, whose scores must not be set beside the paper's.
-    fingerprint: changes when the data change.
-    """
+    folder: Path | None = None  # of PTB-XL, or of MUSE exports
+    table: Path | None = None  # labels of the MUSE exports, CSV
+    key: Path | None = None  # of the pseudonyms; None: the user's own
 
-    name: str
-    manifest: pd.DataFrame
-    outcomes: tuple[str, ...]
-    synthetic: bool
-    comparable: bool
-    fingerprint: str
-    waveforms: Waveforms
+    @classmethod
+    def from_environment(cls) -> "DataPaths":
+        """What the variables say."""
+        return cls(
+            **{name: Path(os.environ[word]) for name, word in _VARIABLES.items() if os.environ.get(word)}
+        )
 
-    def __len__(self) -> int:
-        """Count the records."""
-        return len(self.manifest)
-
-    def read(self, row: int) -> Record:
-        """Read the record at this position of the manifest."""
-        return self.waveforms.read_many([row])[0]
-
-    def read_many(self, rows: Rows) -> list[Record]:
-        """Read the records at these positions, in this order; faster than one by one where they are made."""
-        return self.waveforms.read_many(rows)
-
-    def evidence(self, rows: Rows) -> np.ndarray | None:
-        """Where the outcomes' signs were put: uint8 (n, 8, samples), bit k = outcome k.
-
-        At the record's own sampling rate; None where nobody knows (real recordings).
-        """
-        return self.waveforms.evidence(rows)
+    def environment(self) -> dict[str, str]:
+        """The variables that say it, with absolute paths."""
+        found = {word: getattr(self, name) for name, word in _VARIABLES.items()}
+        return {word: str(path.resolve()) for word, path in found.items() if path}
 
 
-def open_cohort(settings: CohortSettings, data_dir: Path | None = None) -> Cohort:
-    """Open the embedded cohort, or the PTB-XL folder `data_dir`.
+_VARIABLES = {"folder": "ECGLIB_DATA", "table": "ECGLIB_TABLE", "key": "ECGLIB_KEY"}
 
-    Raises EcglibError where the folder, its tables, a column or a record's file is missing.
+
+def open_cohort(
+    settings: CohortSettings,
+    data_dir: Path | None = None,
+    *,
+    table: Path | None = None,
+    key: Path | None = None,
+    cache: Path | None = None,
+) -> Cohort:
+    """Open the embedded cohort, the PTB-XL folder `data_dir`, or MUSE exports in it with a table of labels.
+
+    `table`, `key` and `cache` are of MUSE exports, see `hospital.open_hospital`. Raises EcglibError where the
+    folder, its tables, a column or a record's file is missing.
     """
     if settings.source == "embedded":
         return _open_embedded(settings)
     if data_dir is None:
-        raise EcglibError("source ptbxl needs the folder of PTB-XL: name it with --data DIR")
-    return _open_ptbxl(settings, Path(data_dir))
+        what = {"ptbxl": "of PTB-XL", "muse": "of the MUSE exports"}[settings.source]
+        raise EcglibError(f"source {settings.source} needs the folder {what}: name it with --data DIR")
+    if settings.source == "ptbxl":
+        return _open_ptbxl(settings, Path(data_dir))
+    if table is None:
+        raise EcglibError("source muse needs a table of labels: name it with --table CSV")
+    return open_hospital(
+        Path(data_dir),
+        Path(table),
+        key,
+        cache,
+        external_site=settings.external_site,
+        hcm_rule=settings.hcm_rule,
+        seed=settings.seed,
+    )
 
 
 @dataclass(frozen=True)
@@ -151,32 +149,19 @@ def _open_embedded(settings: CohortSettings) -> Cohort:
         external=drawn.site == synthetic.EXTERNAL_SITE,
         device="generator, site " + drawn.site,
     )
-    manifest["strat_fold"] = _folds(manifest, settings.seed)
+    manifest["strat_fold"] = make_folds(manifest, synthetic.OUTCOMES, settings.seed)
     code = code_hash("ecglib.synthetic")
     recipe = {"patients": settings.n_patients, "seed": settings.seed, "code": code}
     return Cohort(
         name="Embedded synthetic cohort",
-        manifest=_ordered(manifest, synthetic.OUTCOMES),
+        manifest=ordered(manifest, synthetic.OUTCOMES),
         outcomes=synthetic.OUTCOMES,
         synthetic=True,
         comparable=False,
         fingerprint=digest(recipe | {"generator": version("deepfake-ecg")}),
         waveforms=_Generated(drawn, settings.seed),
+        origins=dict.fromkeys(synthetic.OUTCOMES, "put into the beats by code"),
     )
-
-
-def _folds(manifest: pd.DataFrame, seed: int) -> np.ndarray:
-    """Ten folds of internal patients, alike in every combination of outcomes; external rows 0."""
-    internal = np.flatnonzero(~manifest.external)
-    rows = manifest.iloc[internal]
-    combined = rows[list(synthetic.OUTCOMES)].to_numpy() @ (1, 2, 4)
-    folds = np.zeros(len(manifest), np.int64)
-    splitter = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")  # a rare pair of outcomes
-        for fold, (_, held) in enumerate(splitter.split(internal, combined, rows.patient_id), start=1):
-            folds[internal[held]] = fold
-    return folds
 
 
 @dataclass(frozen=True)
@@ -221,6 +206,7 @@ def _open_ptbxl(settings: CohortSettings, data_dir: Path) -> Cohort:
         comparable=len(table) == N_RECORDS_1_0_3,
         fingerprint=_folder_fingerprint(data_dir, paths),
         waveforms=_Folder(data_dir, paths, tuple(manifest.record_id), tuple(manifest.patient_id)),
+        origins=dict.fromkeys(PTBXL_OUTCOMES, "from PTB-XL's own codes"),
     )
 
 
@@ -249,15 +235,7 @@ def _ptbxl_manifest(table: pd.DataFrame, statements: pd.DataFrame, definition: s
             "mi_any": labels.mi_any(table, statements).to_numpy(),
         }
     )
-    return _ordered(manifest, PTBXL_OUTCOMES)
-
-
-def _ordered(manifest: pd.DataFrame, outcomes: tuple[str, ...]) -> pd.DataFrame:
-    """Bring every source's manifest into the same columns and types."""
-    types: dict[str, type] = {"external": bool, "strat_fold": np.int64, "age": np.float64}
-    columns = ["record_id", "patient_id", "site", *types, "sex", "device", *outcomes]
-    types |= dict.fromkeys(outcomes, np.int8)
-    return manifest.loc[:, columns].astype(types).reset_index(drop=True)
+    return ordered(manifest, PTBXL_OUTCOMES)
 
 
 def read_ptbxl_table(data_dir: Path, table: Path | None = None) -> pd.DataFrame:

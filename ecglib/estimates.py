@@ -1,7 +1,6 @@
 """What a profile would cost here: floating-point operations of each step over what this machine can do."""
 
 import time
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -9,13 +8,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ecglib.beit import MaskedImageModel
 from ecglib.classifiers import make_classifier
-from ecglib.datasets import CohortSettings, open_cohort
+from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.finetune import FinetuneSettings
 from ecglib.grid import Cell, GridSettings
 from ecglib.precision import resolve_precision
 from ecglib.pretrain import PretrainSettings
 from ecglib.profiles import Profile
 from ecglib.splits import assign
+from ecglib.study import open_data
 from ecglib.tokenizer import TokenizerSettings, make_networks
 
 PTBXL_RECORDS = 21_799  # where no folder is given
@@ -27,7 +27,7 @@ UTILISATION = 0.3
 TRAINING_PASSES = 3  # a forward pass and a backward pass of twice its cost
 
 
-def estimate_steps(profile: Profile, data: Path | None) -> pd.DataFrame:
+def estimate_steps(profile: Profile, data: DataPaths) -> pd.DataFrame:
     """One row a step: page, step, size, hours. Nothing is trained; the machine's peak is measured."""
     records, train, scored = _sizes(profile, data)
     tokens, pretraining = profile.settings(TokenizerSettings), profile.settings(PretrainSettings)
@@ -67,12 +67,11 @@ def estimate_steps(profile: Profile, data: Path | None) -> pd.DataFrame:
     return table.assign(hours=(table.pop("seconds") / 3600).round(3))
 
 
-def _sizes(profile: Profile, data: Path | None) -> tuple[int, int, int]:
+def _sizes(profile: Profile, data: DataPaths) -> tuple[int, int, int]:
     """Records in all, for training, and scored."""
-    settings = profile.settings(CohortSettings)
-    if settings.source != "embedded" and data is None:
+    if profile.settings(CohortSettings).source != "embedded" and data.folder is None:
         return PTBXL_RECORDS, int(PTBXL_RECORDS * TRAIN_SHARE), int(PTBXL_RECORDS * SCORED_SHARE)
-    part = assign(open_cohort(settings, data).manifest, "official")
+    part = assign(open_data(profile, data)[1].manifest, "official")
     train = int((part == "train").sum())
     return len(part), train, len(part) - train
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.signal import welch
 
+from ecglib.cohort import known_labels
 from ecglib.records import LEADS_8
 from ecglib.style import (
     ACCENT,
@@ -42,7 +43,7 @@ def cohort(manifest: pd.DataFrame, parts: pd.Series, outcomes: Sequence[str]) ->
     ages.set(xlabel="Age (years)", ylabel="Share of ECGs (%)")
     legend_above(ages, 2)
     for k, outcome in enumerate(outcomes):
-        shares = [100 * manifest[outcome][parts == part].mean() for part in present]
+        shares = [100 * known_labels(manifest.loc[parts == part], outcome).mean() for part in present]
         places = np.arange(len(present)) + (k - (len(outcomes) - 1) / 2) * 0.22
         prevalence.bar(places, shares, 0.2, color=_OUTCOME_SHADES[k], label=outcome_name(outcome))
     prevalence.set_xticks(range(len(present)), [PART_NAMES[part].replace(" ", "\n") for part in present])

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 
-from ecglib.datasets import Cohort
+from ecglib.cohort import Cohort
 from ecglib.evidence import sign_samples
 from ecglib.image import ImageSettings, lead_rows, lead_time_to_pixel
 from ecglib.records import LEADS_8

@@ -13,27 +13,29 @@ from typing import Any, TextIO
 
 import psutil
 
-from ecglib.datasets import CohortSettings, open_cohort
+from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.errors import EcglibError
 from ecglib.estimates import estimate_steps
 from ecglib.profiles import NOTEBOOKS, ROOT, Profile, load_profile
 from ecglib.provenance import atomic_path, digest, file_sha256
-from ecglib.study import page_key, pages, runs_folder
+from ecglib.study import open_data, page_key, pages, runs_folder
 
 BOOK_FILES = ("book/**/*", "docs/**/*", "_config.yml", "_toc.yml")
 
 
-def make_plan(profile: Profile, data: Path | None, html: Path | None = None) -> dict[str, Any]:
+def make_plan(profile: Profile, data: DataPaths, html: Path | None = None) -> dict[str, Any]:
     """All that the Snakefile needs: each page's source, key, arguments and the pages that it reads."""
     folder = runs_folder(profile)
-    fingerprint = open_cohort(profile.settings(CohortSettings), data).fingerprint
+    profile, cohort = open_data(profile, data)
+    for note in cohort.notes:
+        say(note)
     book = {str(p.relative_to(ROOT)): file_sha256(p) for glob in BOOK_FILES for p in _tracked(glob)}
     entries = {
         page: {
             "notebook": notebook,
             "source": str(ROOT / "notebooks" / f"{notebook}.ipynb"),
             "executed": str(folder / "executed" / f"{page}.ipynb"),
-            "key": page_key(profile, notebook, outcome, fingerprint),
+            "key": page_key(profile, notebook, outcome, cohort.fingerprint),
             "arguments": _arguments(profile, notebook, outcome),
             "reads": [
                 page for page, (name, _) in pages(profile).items() if name in NOTEBOOKS[notebook].reads
@@ -66,16 +68,14 @@ def _arguments(profile: Profile, notebook: str, outcome: str | None) -> list[str
     ]
 
 
-def run_profile(name: str, data: Path | None, overrides: Sequence[str], html: Path | None) -> None:
+def run_profile(name: str, data: DataPaths, overrides: Sequence[str], html: Path | None) -> None:
     """Make a profile's book; raises EcglibError with the first failed page's own message."""
     profile, started = load_profile(name, overrides), time.time()
     folder = runs_folder(profile)
     plan = make_plan(profile, data, html)
-    with _alone(folder) as lock:
+    with alone(folder) as lock:
         _write_plan(plan, folder)
-        environment = os.environ | {"ECGLIB_PROGRESS": str(folder / "progress")}
-        if data:
-            environment["ECGLIB_DATA"] = str(data.resolve())
+        environment = os.environ | data.environment() | {"ECGLIB_PROGRESS": str(folder / "progress")}
         code = _follow(_start_snakemake(folder, environment, lock), folder)
         if code:
             raise EcglibError(_why(plan, folder))
@@ -88,7 +88,7 @@ def _write_plan(plan: dict[str, Any], folder: Path) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[TextIO]:
+def alone(folder: Path) -> Iterator[TextIO]:
     """Hold the folder's lock; what a killed run left at work is ended first."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "a+", encoding="utf-8") as lock:
@@ -162,7 +162,7 @@ def _follow(process: subprocess.Popen, folder: Path) -> int:
         while True:
             ended = process.poll() is not None
             for entry in _entries(ledger, seen):
-                _say(_sentence(entry))
+                say(_sentence(entry))
             seen = ledger.stat().st_size if ledger.exists() else 0
             bar = (
                 progress.read_text(encoding="utf-8", errors="replace")
@@ -172,7 +172,7 @@ def _follow(process: subprocess.Popen, folder: Path) -> int:
             )
             # A log file gets a line now and then, a terminal one line that moves.
             if bar and (sys.stderr.isatty() or time.time() - shown > 20):
-                _say(bar, passing=sys.stderr.isatty())
+                say(bar, passing=sys.stderr.isatty())
                 shown = time.time()
             if ended:
                 return process.returncode
@@ -198,7 +198,8 @@ def _sentence(entry: dict[str, Any]) -> str:
     return entry["page"] if entry["event"] == "opened" else ""
 
 
-def _say(line: str, passing: bool = False) -> None:
+def say(line: str, passing: bool = False) -> None:
+    """Print a line to standard error; a `passing` one is written over by the next."""
     if line:
         clear = "\r\033[K" if sys.stderr.isatty() else ""
         sys.stderr.write(f"{clear}{line[:110]}" + ("" if passing else "\n"))
@@ -230,17 +231,17 @@ def _summarise(plan: dict[str, Any], folder: Path, started: float) -> None:
     unchanged = [page for page in plan["pages"] if page not in pages_made]
     kinds = sorted({entry["kind"] for entry in made.values()})
     counts = ", ".join(f"{sum(e['kind'] == kind for e in made.values())} {kind}" for kind in kinds)
-    _say(f"pages made:      {', '.join(pages_made) or 'none'}")
-    _say(f"pages unchanged: {', '.join(unchanged) or 'none'}")
-    _say(f"results made:    {counts or 'none'}; reused: {len(reused)}")
-    _say(f"book:            {plan['html']}/index.html ({time.time() - started:.0f} s)")
+    say(f"pages made:      {', '.join(pages_made) or 'none'}")
+    say(f"pages unchanged: {', '.join(unchanged) or 'none'}")
+    say(f"results made:    {counts or 'none'}; reused: {len(reused)}")
+    say(f"book:            {plan['html']}/index.html ({time.time() - started:.0f} s)")
 
 
-def dry_run(name: str, data: Path | None, overrides: Sequence[str]) -> None:
+def dry_run(name: str, data: DataPaths, overrides: Sequence[str]) -> None:
     """Print each step, its size and estimated hours here, and write the plan for Snakemake."""
     profile = load_profile(name, overrides)
     steps = estimate_steps(profile, data)
-    if data or profile.settings(CohortSettings).source == "embedded":
+    if data.folder or profile.settings(CohortSettings).source == "embedded":
         folder = runs_folder(profile)
         folder.mkdir(parents=True, exist_ok=True)
         _write_plan(make_plan(profile, data), folder)

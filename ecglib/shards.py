@@ -5,29 +5,24 @@ and `checksums.json`, written anew as each file is finished: a killed run goes o
 """
 
 import json
-import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ecglib.datasets import Cohort
+from ecglib.cohort import Cohort
 from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings, preprocess
 from ecglib.image import ImageSettings, draw
+from ecglib.pool import in_order
 from ecglib.progress import track
 from ecglib.provenance import atomic_path, code_hash, digest, file_sha256
 from ecglib.records import LEADS_8
 
 SHARD_SIZE = 512  # images per shard: 25 MB at 224 x 224
 CHUNK_SIZE = 64  # images that one worker makes at a time
-POOL_FROM = 24  # chunks from which a pool of processes pays: each imports scipy and torch anew, seconds
 _MANIFEST = "manifest.parquet"
 _CHECKSUMS = "checksums.json"
 
@@ -74,7 +69,7 @@ def write_images(
     checksums = _Checksums(directory, recipe, len(chosen))
     todo = [name for name in checksums.shard_names() if not checksums.holds(name)]
     chunks = [chunk for name in todo for chunk in _chunks(chosen[checksums.span(name)])]
-    with _mapper(job, chunks, workers) as images:
+    with in_order(job.draw_rows, chunks, workers) as images:
         drawn = track(images, "drawing ECGs", len(chunks), "chunk")
         for name in todo:
             _write_shard(directory / name, checksums.span(name), drawn, image_settings.size)
@@ -98,35 +93,6 @@ def _write_shard(path: Path, span: slice, drawn: Iterator[np.ndarray], size: int
         done += len(chunk)
     with atomic_path(path) as partial, open(partial, "wb") as stream:
         np.save(stream, pixels)
-
-
-@contextmanager
-def _mapper(job: _Job, chunks: list[np.ndarray], workers: int | None) -> Iterator[Iterator[np.ndarray]]:
-    """Yield the chunks' images in order, made by a pool of processes where there are enough to pay for it."""
-    n_workers = min(workers or os.cpu_count() or 1, len(chunks))
-    if n_workers <= 1 or (workers is None and len(chunks) < POOL_FROM):
-        yield map(job.draw_rows, chunks)
-        return
-    # Spawned, not forked: a fork would copy the locks of the parent's threads (torch, OpenCV) in any state.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(n_workers, context, initializer=_start_worker, initargs=(job,))
-    try:
-        yield pool.map(_draw_in_worker, chunks)
-    except BrokenProcessPool as error:
-        raise EcglibError("a process that drew ECGs was killed (out of memory?); run it again") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_worker_job: list[_Job] = []  # set once in each worker, so that the cohort is not sent with every chunk
-
-
-def _start_worker(job: _Job) -> None:
-    _worker_job.append(job)
-
-
-def _draw_in_worker(rows: np.ndarray) -> np.ndarray:
-    return _worker_job[0].draw_rows(rows)
 
 
 class _Checksums:

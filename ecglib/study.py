@@ -2,14 +2,15 @@
 
 A stage or grid cell lies in `runs/<profile>/<kind>/<key>`; its key hashes the settings, the code, the data
 and the stages before it, so asking for what exists costs nothing and nothing stale is ever read.
-ECGLIB_RUNS moves `runs/` elsewhere; ECGLIB_DATA names the folder of a profile that reads real records.
+ECGLIB_RUNS moves `runs/` elsewhere; ECGLIB_DATA names the folder of a profile that reads real records,
+ECGLIB_TABLE and ECGLIB_KEY what a hospital's own need besides.
 """
 
 import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from ecglib.classifiers import Classifier, make_classifier
-from ecglib.datasets import Cohort, CohortSettings, open_cohort
+from ecglib.cohort import Cohort
+from ecglib.datasets import CohortSettings, DataPaths, open_cohort
 from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings
 from ecglib.finetune import FinetuneSettings, finetune
@@ -36,6 +38,11 @@ from ecglib.tokenizer import Tokenizer, TokenizerSettings, assess, require_alive
 
 # Never the test rows: what the tokenizer and the encoder see and are judged on.
 PRETRAINING_SPLIT = "official"
+_DATA_WORDS = {
+    "embedded": (),
+    "ptbxl": ("ECGLIB_DATA=PTBXL_DIR",),
+    "muse": ("ECGLIB_DATA=EXPORTS_DIR", "ECGLIB_TABLE=LABELS_CSV"),
+}
 LACKS_CLASS = "the label fraction has no patient of one class"
 
 
@@ -44,18 +51,36 @@ def runs_folder(profile: Profile) -> Path:
     return Path(os.environ.get("ECGLIB_RUNS", ROOT / "runs")).resolve() / profile.name
 
 
+def open_data(profile: Profile, data: DataPaths) -> tuple[Profile, Cohort]:
+    """Open a profile's cohort; the profile comes back with the outcomes that exist there.
+
+    A hospital's table may have fewer outcomes than the profile names. Raises EcglibError where another source
+    has.
+    """
+    settings = profile.settings(CohortSettings)
+    cohort = open_cohort(settings, data.folder, table=data.table, key=data.key, cache=runs_folder(profile))
+    known = ", ".join(cohort.outcomes)
+    missing = sorted(set(profile.outcomes) - set(cohort.outcomes))
+    if len(missing) == len(profile.outcomes) or (missing and settings.source != "muse"):
+        raise EcglibError(f"outcome {missing[0]!r}: {cohort.name} has {known}; mend the profile")
+    return replace(profile, outcomes=tuple(o for o in profile.outcomes if o in cohort.outcomes)), cohort
+
+
 class Study:
     """One profile on one source of data, as a notebook sees it; every stage is made when first asked for."""
 
     def __init__(
-        self, profile: Profile, notebook: str, outcome: str | None = None, data_dir: Path | None = None
+        self, profile: Profile, notebook: str, outcome: str | None = None, data: DataPaths | None = None
     ):
-        self.profile, self.notebook, self.outcome = profile, notebook, outcome
+        self.data, self.notebook, self.outcome = data or DataPaths(), notebook, outcome
         self.folder = runs_folder(profile)
-        self.data_dir = data_dir
         self.started = time.time()
         self.made: list[dict[str, Any]] = []
         self._log({"event": "opened"})
+        self.profile, self.cohort = open_data(profile, self.data)
+        if outcome is not None and outcome not in self.profile.outcomes:
+            known = ", ".join(self.profile.outcomes)
+            raise EcglibError(f"outcome {outcome!r}: profile {profile.name} has {known}; take one of these")
 
     @classmethod
     def open(
@@ -64,29 +89,21 @@ class Study:
         """Open a study from a notebook's parameters; settings that are None keep the profile's value."""
         own = [f"{notebook}.{name}={_word(value)}" for name, value in settings.items() if value is not None]
         loaded = load_profile(profile, [*overrides.split(), *own])
-        if outcome is not None and outcome not in loaded.outcomes:
-            known = ", ".join(loaded.outcomes)
-            raise EcglibError(f"outcome {outcome!r}: profile {loaded.name} has {known}; take one of these")
-        folder = os.environ.get("ECGLIB_DATA")
-        return cls(loaded, notebook, outcome, Path(folder) if folder else None)
+        return cls(loaded, notebook, outcome, DataPaths.from_environment())
 
     # --- the stages, in the order in which an ECG goes through them ---
 
-    @cached_property
-    def cohort(self) -> Cohort:
-        """The source of ECGs and its manifest."""
-        cohort = open_cohort(self.profile.settings(CohortSettings), self.data_dir)
-        if missing := set(self.profile.outcomes) - set(cohort.outcomes):
-            known = ", ".join(cohort.outcomes)
-            raise EcglibError(f"outcome {min(missing)!r}: {cohort.name} has {known}; mend the profile")
-        return cohort
+    @property
+    def data_dir(self) -> Path | None:
+        """The folder of PTB-XL, where that is the source."""
+        return self.data.folder if self.profile.settings(CohortSettings).source == "ptbxl" else None
 
     @cached_property
     def images(self) -> ImageStore:
         """Every ECG as an image."""
         filters, image = self.profile.settings(FilterSettings), self.profile.settings(ImageSettings)
         # Labels are not drawn: another definition of STEMI needs no other image.
-        source = asdict(self.profile.settings(CohortSettings)) | {"stemi_definition": None}
+        source = asdict(self.profile.settings(CohortSettings)) | {"stemi_definition": None, "hcm_rule": None}
         made_by = {"source": source, "data": self.cohort.fingerprint, "filter": filters, "image": image}
 
         def make(folder: Path) -> None:
@@ -173,7 +190,7 @@ class Study:
 
     def rows(self, cell: Cell) -> dict[str, np.ndarray] | None:
         """Row positions by part, with the cell's fraction for training; None where it is not estimable."""
-        part = self.parts(cell.split)
+        part = self.parts(cell.split).where(self.labels(cell.outcome) >= 0)  # nobody said: no part
         train = label_fraction_rows(self.cohort.manifest, part, cell.outcome, cell.fraction, cell.draw)
         if train is None:
             return None
@@ -181,7 +198,7 @@ class Study:
         return {"train": train, **{name: rows for name, rows in scored.items() if len(rows)}}
 
     def labels(self, outcome: str) -> np.ndarray:
-        """0/1 for each row."""
+        """0 or 1 for each row, -1 where nobody said."""
         return self.cohort.manifest[outcome].to_numpy(np.int8)
 
     def classifier(self, cell: Cell) -> Classifier:
@@ -307,7 +324,7 @@ class Study:
         """The command that makes this page's notebook again, from the project's folder."""
         overrides = self.profile.overrides_for(self.notebook)
         words = [
-            "ECGLIB_DATA=PTBXL_DIR" if self.data_dir else "",
+            *_DATA_WORDS[self.profile.settings(CohortSettings).source],
             f"papermill notebooks/{self.notebook}.ipynb out.ipynb -p profile {self.profile.reference}",
             f"-p outcome {self.outcome}" if self.outcome else "",
             f'-p overrides "{overrides}"' if overrides else "",

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from ecglib.claims import read_claims
-from ecglib.datasets import REMOVED_IN_1_0_3, Cohort, read_ptbxl_table, read_scp_statements
+from ecglib.cohort import Cohort, known_labels
+from ecglib.datasets import REMOVED_IN_1_0_3, read_ptbxl_table, read_scp_statements
 from ecglib.filtering import FilterSettings
 from ecglib.image import ImageSettings
 from ecglib.labels import STEMI_DEFINITIONS, stemi_label
@@ -62,6 +63,11 @@ def source_sentence(cohort: Cohort) -> str:
             "the beats, and code put each outcome's signs into them. Scores on them show that the method "
             "runs and how it behaves; they are no evidence about hearts, hospitals or the paper's numbers."
         )
+    if cohort.other_patients:
+        return (
+            f"> {facts} {' '.join(cohort.notes)}\n>\n> **These are a hospital's own patients**, not "
+            "the paper's: how the models compare can be judged here, the paper's counts and scores cannot."
+        )
     if not cohort.comparable:
         return f"> {facts}\n>\n> **Not the whole of PTB-XL**: prevalence and scores are not PTB-XL's."
     return f"> {facts}"
@@ -69,7 +75,7 @@ def source_sentence(cohort: Cohort) -> str:
 
 def outcome_sentence(cohort: Cohort, outcome: str) -> str:
     """Which outcome, of which ECGs, how common; and whose ECGs they are not."""
-    marked = cohort.manifest[outcome]
+    marked = known_labels(cohort.manifest, outcome)
     warning = " **The ECGs and their labels are synthetic.**" if cohort.synthetic else ""
     return (
         f"> **{outcome_name(outcome)}** in {cohort.name}: {marked.sum():,} of {len(marked):,} ECGs "
@@ -92,10 +98,14 @@ def _describe(manifest: pd.DataFrame, outcomes: Sequence[str]) -> dict[str, obje
         "patients": f"{manifest.patient_id.nunique():,}",
         "age, mean ± SD (years)": f"{age.mean():.0f} ± {age.std():.0f}",
         "age missing": int(manifest.age.isna().sum()),
-        "women (%)": f"{100 * (manifest.sex == 'female').mean():.0f}",
+        "women (%)": f"{100 * (manifest.sex[manifest.sex != 'unknown'] == 'female').mean():.0f}",
         "sites": manifest.site.nunique(),
-        **{f"{outcome_name(o)} (%)": f"{100 * manifest[o].mean():.1f}" for o in outcomes},
+        **{f"{outcome_name(o)} (%)": _prevalence(known_labels(manifest, o)) for o in outcomes},
     }
+
+
+def _prevalence(labels: pd.Series) -> str:
+    return f"{100 * labels.mean():.1f}" if len(labels) else "not known"
 
 
 def split_table(cohort: Cohort, parts_of: Callable[[str], pd.Series]) -> Table:
@@ -116,12 +126,14 @@ def split_table(cohort: Cohort, parts_of: Callable[[str], pd.Series]) -> Table:
 
 def outcome_sources(cohort: Cohort) -> Table:
     """The paper's cohorts, and whether each outcome exists in this source of ECGs."""
-    here = "put into the beats by code" if cohort.synthetic else "from PTB-XL's own codes"
-    table = PAPER_COHORTS.assign(
-        here=[here if o in cohort.outcomes else "does not exist here" for o in PAPER_COHORTS.outcome]
-    )
+    here = {
+        o: cohort.origins.get(o, "does not exist here") for o in (*PAPER_COHORTS.outcome, *cohort.outcomes)
+    }
+    table = PAPER_COHORTS.assign(here=PAPER_COHORTS.outcome.map(here))
     own = [o for o in cohort.outcomes if o not in set(table.outcome)]
-    extra = pd.DataFrame({"outcome": own, "label from": "not in the paper", "here": here})
+    extra = pd.DataFrame(
+        {"outcome": own, "label from": "not in the paper", "here": [cohort.origins[o] for o in own]}
+    )
     table = pd.concat([table, extra], ignore_index=True).fillna("-")
     return Table(table.assign(outcome=table.outcome.map(outcome_name)).set_index("outcome"))
 
@@ -147,9 +159,9 @@ def stemi_definitions(cohort: Cohort, data_dir: Path | None, chosen: str) -> Tab
 def example_rows(cohort: Cohort) -> dict[str, int]:
     """One ECG without any outcome and one with each, alone if there is such a one: its name -> row."""
     marked = cohort.manifest[list(cohort.outcomes)]
-    n_outcomes = marked.sum(axis=1)
-    fits = {"No outcome": (n_outcomes == 0).astype(int)}
-    fits |= {outcome_name(o): marked[o] * (2 + (n_outcomes == 1)) for o in cohort.outcomes}
+    n_outcomes = (marked == 1).sum(axis=1)
+    fits = {"No outcome": (marked == 0).all(axis=1).astype(int)}
+    fits |= {outcome_name(o): (marked[o] == 1) * (2 + (n_outcomes == 1)) for o in cohort.outcomes}
     return {name: int(fit.to_numpy().argmax()) for name, fit in fits.items() if fit.any()}
 
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecglib import shards
-from ecglib.datasets import Cohort
+from ecglib import pool, shards
+from ecglib.cohort import Cohort
 from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings, preprocess
 from ecglib.image import ImageSettings, draw
@@ -74,7 +74,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARD_SIZE", 8)
     monkeypatch.setattr(shards, "CHUNK_SIZE", 3)
-    monkeypatch.setattr(shards, "POOL_FROM", 100)
+    monkeypatch.setattr(pool, "POOL_FROM", 100)
 
 
 @pytest.fixture

@@ -1,0 +1,64 @@
+"""Work on all cores: chunks go out to processes, results come back in order, and few of them wait."""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from ecglib.errors import EcglibError
+
+POOL_FROM = 24  # chunks from which processes pay: each imports scipy and torch anew, seconds
+_AHEAD = (
+    4  # chunks for each process that are at work or done and not yet taken: memory does not grow with them
+)
+C = TypeVar("C")
+R = TypeVar("R")
+
+
+@contextmanager
+def in_order(
+    work: Callable[[C], R], chunks: Sequence[C], workers: int | None = None
+) -> Iterator[Iterator[R]]:
+    """Yield an iterator over `work(chunk)`, made by a pool of processes where there are enough to pay for it.
+
+    `work` goes to each process once; `workers` is all cores by default. Raises EcglibError where a process
+    is killed.
+    """
+    n_workers = min(workers or os.cpu_count() or 1, len(chunks))
+    if n_workers <= 1 or (workers is None and len(chunks) < POOL_FROM):
+        yield map(work, chunks)
+        return
+    # Spawned, not forked: a fork would copy the locks of the parent's threads (torch, OpenCV) in any state.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(n_workers, context, initializer=_start_worker, initargs=(work,))
+    try:
+        yield _results(pool, chunks, _AHEAD * n_workers)
+    except BrokenProcessPool as error:
+        raise EcglibError("a process at work on ECGs was killed (out of memory?); run it again") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _results(pool: ProcessPoolExecutor, chunks: Sequence[Any], ahead: int) -> Iterator[Any]:
+    waiting: deque[Future] = deque()
+    for chunk in chunks:
+        waiting.append(pool.submit(_work_on, chunk))
+        if len(waiting) == ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+_worker: list[Callable[[Any], Any]] = []  # set once in each process, so that it is not sent with every chunk
+
+
+def _start_worker(work: Callable[[Any], Any]) -> None:
+    _worker.append(work)
+
+
+def _work_on(chunk: Any) -> Any:
+    return _worker[0](chunk)
