@@ -97,7 +97,7 @@ def _describe(manifest: pd.DataFrame, outcomes: Sequence[str]) -> dict[str, obje
     return {
         "ECGs": f"{len(manifest):,}",
         "patients": f"{manifest.patient_id.nunique():,}",
-        "age, mean ± SD (years)": f"{age.mean():.0f} ± {age.std():.0f}",
+        "age, mean ± SD (years)": _mean_and_spread(age),
         "age missing": int(manifest.age.isna().sum()),
         "women (%)": f"{100 * (manifest.sex[manifest.sex != 'unknown'] == 'female').mean():.0f}",
         "sites": manifest.site.nunique(),
@@ -107,6 +107,12 @@ def _describe(manifest: pd.DataFrame, outcomes: Sequence[str]) -> dict[str, obje
 
 def _prevalence(labels: pd.Series) -> str:
     return f"{100 * labels.mean():.1f}" if len(labels) else "not known"
+
+
+def _mean_and_spread(values: pd.Series) -> str:
+    if len(values) < 2:  # as may be among excluded ECGs
+        return f"{values.iloc[0]:.0f}" if len(values) else "not known"
+    return f"{values.mean():.0f} ± {values.std():.0f}"
 
 
 def split_table(cohort: Cohort, parts_of: Callable[[str], pd.Series]) -> Table:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ecglib import figures
-from ecglib.datasets import Cohort, CohortSettings, Waveforms, open_cohort
+from ecglib.cohort import Cohort, Waveforms
+from ecglib.datasets import CohortSettings, open_cohort
 from ecglib.explanations import cells_to_explain
 from ecglib.profiles import load_profile
 from ecglib.records import Record

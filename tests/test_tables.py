@@ -82,6 +82,9 @@ def test_excluded_ecgs_are_counted_and_shown_apart(cohort: Cohort) -> None:
     assert (table["patients in two parts"] == "0").all()
     described: Any = tables.cohort_table(cohort, assign(manifest, "official"))
     assert described.loc["Excluded", "ECGs"] == str((~usable).sum())
+    single = manifest.assign(usable=manifest.index != 3)
+    described = tables.cohort_table(replace(cohort, manifest=single), assign(single, "official"))
+    assert described.loc["Excluded", "age, mean ± SD (years)"] == f"{manifest.age[3]:.0f}"
     rows = tables.example_rows(cohort, usable)
     assert usable[list(rows.values())].all()
 
