@@ -170,16 +170,14 @@ class _Hidden:
         first = (1 + n_patches) * torch.arange(n_images, device=mask.device).unsqueeze(1)
         tokens = first + torch.where(is_real, places, 0)
         real = is_real.flatten().nonzero().squeeze(1)
-        return cls(
-            tokens.to(device, non_blocking=True), real.to(device, non_blocking=True), 1 + n_patches
-        )
+        return cls(tokens.to(device, non_blocking=True), real.to(device, non_blocking=True), 1 + n_patches)
 
     def select(self, x: Tensor) -> Tensor:
         """Of tokens (n, 1 + patches, width) those that are hidden: (n, rows, width)."""
         return x.flatten(0, 1).index_select(0, self.tokens.flatten()).unflatten(0, self.tokens.shape)
 
     def select_bias(self, bias: Tensor) -> Tensor:
-        """Of a bias (1, heads, 1 + patches, 1 + patches) the hidden queries: (n, heads, rows, 1 + patches)."""
+        """Of a bias (1, heads, tokens, tokens) the rows of hidden tokens: (n, heads, rows, tokens)."""
         queries = (self.tokens % self.n_tokens).flatten()
         by_query = bias[0].transpose(0, 1).index_select(0, queries)
         return by_query.unflatten(0, self.tokens.shape).transpose(1, 2)
@@ -207,12 +205,12 @@ def _relative_position_bias(encoder: Beit) -> Tensor:
     return table.t().gather(1, rows).unflatten(1, index.shape).unsqueeze(0)
 
 
-def _run_block(block: nn.Module, x: Tensor, bias: Tensor, hidden: _Hidden | None = None) -> Tensor:
+def _run_block(block: Any, x: Tensor, bias: Tensor, hidden: _Hidden | None = None) -> Tensor:
     """timm's `Block.forward`, (n, 1 + patches, width) to the same; with `hidden` to (n, rows, width).
 
     The layer scales are multiplied into the weights: there are fewer of them than of activations.
     """
-    attn, mlp = cast(Any, block).attn, cast(Any, block).mlp
+    attn, mlp = block.attn, block.mlp
     width, heads = x.shape[-1], attn.num_heads
     weight, offset = attn.qkv.weight, torch.cat((attn.q_bias, attn.k_bias, attn.v_bias))
     y = block.norm1(x)
@@ -246,8 +244,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 class _CpuAttention(torch.autograd.Function):
     """Attention for processors, where torch's fused kernel has no gradient for the bias.
 
-    The matrix product adds to the bias in place; no step leaves the number format of q, k and v but the sum of
-    the bias's gradient over the batch, which is in float32.
+    The matrix product adds to the bias in place. All is in the number format of q, k and v but the sum of the
+    bias's gradient over the batch, which is in the bias's.
     """
 
     @staticmethod
@@ -268,7 +266,7 @@ class _CpuAttention(torch.autograd.Function):
         d = q.shape[-1]
         grad = _heads_first(grads[0].unflatten(2, (-1, d)))
         grad_v = torch.bmm(p.mT, grad)
-        grad_s = torch._softmax_backward_data(torch.bmm(grad, v.mT), p, -1, p.dtype)
+        grad_s = torch.ops.aten._softmax_backward_data(torch.bmm(grad, v.mT), p, -1, p.dtype)
         grad_q, grad_k = torch.bmm(grad_s, k).mul_(d**-0.5), torch.bmm(grad_s.mT, q).mul_(d**-0.5)
         by_image = grad_s.unflatten(0, (ctx.n, -1))
         shared = ctx.biases == 1
