@@ -147,7 +147,7 @@ class _Run:
         self.waiting.append(torch.cat([sums / n_masked, norm.reshape(1) / fabric.world_size]))
 
     def _learn(self, pixels: np.ndarray, mask: np.ndarray, hidden: np.ndarray, n_masked: Tensor) -> Tensor:
-        """Add to the gradients; return sums of the loss, right answers, and right ones by the commonest token."""
+        """Add to the gradients; return sums of the loss, right answers, and those by the commonest token."""
         images = normalise(torch.from_numpy(pixels).to(self.fabric.device))
         targets = torch.from_numpy(hidden).to(self.fabric.device)
         logits = self.model(images, torch.from_numpy(mask))
