@@ -59,7 +59,8 @@ def test_synthetic_ecgs_are_said_to_be_synthetic_loudly(cohort: Cohort) -> None:
 
 
 def test_outcomes_that_a_source_lacks_are_said_to_be_absent(cohort: Cohort) -> None:
-    ptbxl = replace(cohort, synthetic=False, outcomes=("stemi", "mi_any"))
+    codes = dict.fromkeys(("stemi", "mi_any"), "from PTB-XL's own codes")
+    ptbxl = replace(cohort, synthetic=False, outcomes=tuple(codes), origins=codes)
     here: Any = tables.outcome_sources(ptbxl)["here"]
     assert here["Low LVEF"] == here["HCM"] == "does not exist here"
     assert here["STEMI"] == here["Any infarction"] == "from PTB-XL's own codes"
