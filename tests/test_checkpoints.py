@@ -269,7 +269,8 @@ def test_hugging_face_loads_our_pretraining_model_offline(tmp_path: Path) -> Non
     theirs, loading = from_folder(BeitForMaskedImageModeling, tmp_path / "theirs")
     assert not any(loading.values()), loading
     images, mask = batch()
-    same(model(images, mask), theirs(images, bool_masked_pos=mask).logits[mask])
+    images = images.double()  # the two add up in another order; in float32 that alone makes 3e-6
+    same(model.double()(images, mask), theirs.double()(images, bool_masked_pos=mask).logits[mask])
 
 
 def test_hugging_face_loads_a_classifier_offline(tmp_path: Path) -> None:
