@@ -12,8 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ecglib.checkpoints import read_checkpoint
+from ecglib.preprocessing import fingerprint
 from ecglib.profiles import ROOT, load_profile
+from ecglib.published import load, publish
 from ecglib.study import pages
+from ecglib.tokenizer import Tokenizer
 
 BIN = Path(sys.executable).parent
 pytestmark = pytest.mark.xdist_group("end_to_end")
@@ -80,6 +84,18 @@ def test_cells_hold_predictions_for_every_scored_step(run: Run) -> None:
         patients = table.groupby("part")["patient_id"].agg(set)
         assert not patients["validation"] & patients["test"]
         assert json.loads((folder / "made.json").read_text())["commit"]
+
+
+def test_a_run_s_encoder_and_tokenizer_know_their_images_and_can_be_published(
+    run: Run, tmp_path: Path
+) -> None:
+    encoder = next((run.folder / "encoder").glob("*/encoder.safetensors"))
+    tokenizer = next((run.folder / "tokenizer").iterdir())
+    assert read_checkpoint(encoder).preprocessing == fingerprint()
+    publish(encoder, tokenizer, tmp_path / "smoke")
+    model = load("smoke", tmp_path)
+    assert model.metadata["settings"]["steps"] == 12
+    assert model.metadata["tokenizer_sha256"] == Tokenizer.load(tokenizer).metadata["weights_sha256"]
 
 
 def test_the_same_command_again_makes_nothing(run: Run) -> None:
