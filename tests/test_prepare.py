@@ -67,12 +67,8 @@ def found_hospital(folder: Path, n_patients: int, n_ecgs: int | None = None) -> 
         REPORT.format(lvef=28 if p.low_lvef else 61, wall="HCM" if p.hcm else "Normal walls")
         for p in patients.itertuples()
     ]
-    columns = {
-        "patient_id": "MRN-" + patients.patient_id,
-        "echo_report": reports,
-        "external": patients.external,
-    }
-    table = pd.DataFrame(columns).assign(stemi=patients.stemi, external=patients.external.astype(int))
+    table = pd.DataFrame({"patient_id": "MRN-" + patients.patient_id, "echo_report": reports})
+    table = table.assign(stemi=patients.stemi, external=patients.external.astype(int))
     table.to_csv(folder / "labels.csv", index=False)
     (folder / "secret.key").write_bytes(bytes(range(100, 132)))
     (folder / "secret.key").chmod(0o600)
@@ -233,17 +229,13 @@ def test_unknown_source(profile: str) -> None:
         prepare_images("mimic", profile, DataPaths(), [])
 
 
-@pytest.mark.parametrize("command", [["prepare"], ["run", "muse"]])
-def test_a_missing_table_is_one_line_and_exit_code_2(small: Hospital, tmp_path: Path, command: list) -> None:
-    words = [*command, "--data", small.paths.folder, "--table", tmp_path / "none.csv"]
+def test_a_missing_table_is_one_line_and_exit_code_2(small: Hospital, tmp_path: Path) -> None:
+    table = tmp_path / "none.csv"
+    words = ["prepare", "--data", str(small.paths.folder), "--table", str(table)]
     environment = os.environ | {"ECGLIB_RUNS": str(tmp_path), "ECGLIB_KEY": str(small.paths.key)}
-    done = subprocess.run(
-        [ECGLIB, *map(str, words)], capture_output=True, text=True, env=environment, check=False
-    )
+    done = subprocess.run([ECGLIB, *words], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 2
-    assert (
-        done.stderr.strip() == f"error: {tmp_path / 'none.csv'}: no such table; name a CSV file with --table"
-    )
+    assert done.stderr.strip() == f"error: {table}: no such table; name a CSV file with --table"
 
 
 # --- the book ---
