@@ -78,9 +78,10 @@ def known_labels(manifest: pd.DataFrame, outcome: str) -> pd.Series:
 
 
 def make_folds(manifest: pd.DataFrame, outcomes: Sequence[str], seed: int) -> np.ndarray:
-    """Ten folds of internal patients, alike in every combination of outcomes; external rows 0.
+    """Ten folds of internal patients, alike in size and in the labels of every outcome; external rows 0.
 
-    Raises EcglibError for fewer patients than folds.
+    Each record is dealt once for each outcome, so that the folds even out outcome by outcome: rare
+    combinations of them would otherwise weigh as much. Raises EcglibError for fewer patients than folds.
     """
     internal = np.flatnonzero(~manifest.external)
     rows = manifest.iloc[internal]
@@ -88,15 +89,17 @@ def make_folds(manifest: pd.DataFrame, outcomes: Sequence[str], seed: int) -> np
         raise EcglibError(
             f"only {rows.patient_id.nunique()} patients are not external; {N_FOLDS} folds need {N_FOLDS}"
         )
-    combined = (rows[list(outcomes)].to_numpy(np.int64) + 1) @ 3 ** np.arange(len(outcomes))
-    if np.bincount(combined).max() < N_FOLDS:  # scikit-learn would refuse; so few cannot be alike
-        combined = np.zeros_like(combined)
+    classes = rows[list(outcomes)].to_numpy(np.int64) + 3 * np.arange(len(outcomes))  # a label is -1, 0 or 1
+    if np.unique(classes, return_counts=True)[1].max() < N_FOLDS:  # scikit-learn would refuse
+        classes = np.zeros_like(classes)
+    dealt = np.repeat(internal, len(outcomes))
     folds = np.zeros(len(manifest), np.int64)
     splitter = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")  # a rare pair of outcomes
-        for fold, (_, held) in enumerate(splitter.split(internal, combined, rows.patient_id), start=1):
-            folds[internal[held]] = fold
+        warnings.filterwarnings("ignore", message="The least populated class")  # a rare outcome
+        splits = splitter.split(dealt, classes.ravel(), manifest.patient_id.iloc[dealt])
+        for fold, (_, held) in enumerate(splits, start=1):
+            folds[dealt[held]] = fold
     return folds
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 from ecglib.errors import EcglibError
 
 LVEF_THRESHOLD = 40  # %; low is at most this (paper, Methods)
-MAX_CHARS = 50_000  # a report is read no further; real ones have some thousands
+MAX_CHARS = 20_000  # a report is read no further; real ones have some thousands
 _WINDOW = 120  # characters that a value, a cue or a word may stand from what it belongs to
 
 # Words of grade as ranges in %. Lang 2015 (ASE/EACVI chamber quantification, doi
@@ -50,8 +50,9 @@ def low_lvef(value_or_text: float | str | Lvef | None) -> int | None:
     """1 where the LVEF is at most 40 %, else 0; None where it is missing or undecided.
 
     Takes a report, a value in % (NaN is missing) or what `read_lvef` returns. A range or a grade in words
-    counts by its midpoint. A bound counts only where all of it lies on one side ("below 50 %" decides nothing; "at
-    least 40 %" is not low, although 40 itself would be). EcglibError for a number outside 0..100.
+    counts by its midpoint. A bound counts only where all of it lies on one side ("below 50 %" decides
+    nothing; "at least 40 %" is not low, although 40 itself would be). EcglibError for a number outside
+    0..100.
     """
     lvef = value_or_text
     if isinstance(lvef, str):
@@ -79,20 +80,23 @@ def read_lvef(text: str) -> Lvef | None:
 
 # --- one form of text ---
 
-_SIGNS = str.maketrans({**dict.fromkeys("‐‑‒–—−", "-"), "≤": "<=", "≥": ">=", "⩽": "<=", "⩾": ">=", "≈": "~"})
+_SIGNS = str.maketrans(
+    {**dict.fromkeys("‐‑‒–—−", "-"), "≤": "<=", "≥": ">=", "⩽": "<=", "⩾": ">=", "≈": "~", "→": "->"}
+)
 
 
-# A sentence ends at a full stop, a semicolon, an empty line, or before a line that opens an item or a heading.
+# A sentence ends at a full stop, a semicolon, an empty line, or before an item of a list or a heading.
 _BREAK = re.compile(
     r"[.!;](?=\s|$)|\r?\n(?=[ \t]{0,20}(?:\r?\n|[-*•]|\d{1,2}[.)] |[a-z][a-z /]{0,30}:))", re.MULTILINE
 )
+_ABBREVIATIONS = re.compile(r"\b(approx|est|calc|avg|ca|vs|hx|nl|mod)\.")
 _PARTED = re.compile(r"(?<=[a-z])-[ \t]{0,8}\r?\n[ \t]{0,8}(?=[a-z])")  # a word across two lines
 
 
 def _normalised(text: str) -> str:
-    """Lower case, plain signs, one space between words; each sentence ends in a line feed. Bounded in length."""
+    """Bring into lower case, plain signs, one space between words; line feeds part the sentences."""
     plain = unicodedata.normalize("NFKC", text[:MAX_CHARS]).translate(_SIGNS).lower()[:MAX_CHARS]
-    sentences = _BREAK.split(_PARTED.sub("", plain))
+    sentences = _BREAK.split(_ABBREVIATIONS.sub(r"\1", _PARTED.sub("", plain)))
     return "\n".join(" ".join(sentence.split()) for sentence in sentences)
 
 
@@ -123,7 +127,7 @@ _UNITS = (
 _QUANTITY = re.compile(
     r"(?<![\w.])(?P<sign><=?|>=?|=<|=>)? ?"
     rf"(?P<first>{_NUMBER})(?P<percent>{_PERCENT})?"
-    rf"(?: ?(?P<joint>-|to|and) ?(?P<second>{_NUMBER})(?P<percent2>{_PERCENT})?)?"
+    rf"(?: ?(?P<joint>->|-|to|and) ?(?P<second>{_NUMBER})(?P<percent2>{_PERCENT})?)?"
     rf"(?P<plus> ?\+(?! ?/))?(?!\d|[.,/-]\d| ?-?{_UNITS}\b)"
 )
 _BELOW = re.compile(
@@ -136,15 +140,15 @@ _ABOVE = re.compile(
 # Words that may stand between "ejection fraction" and a number; where % is written, the second set too.
 _LINKS = frozenset(
     """
-    is was are were be been being has had have to at of by the a an and or as it about around
-    approximately approx roughly circa ca nearly almost estimated est estimate calculated calc measured
-    visually visual eyeballed assessed computed derived reported modified biplane bp single plane
-    simpson simpsons s method methods teichholz teich mod disks discs disk disc range ranging ranges
-    between from value overall global mean average resting now today currently current presently
-    previously prior previous formerly decreased increased reduced improved declined dropped fell risen
-    rose recovered down up depressed low normal mildly moderately severely preserved remains remained
-    unchanged stable still only just less than lower greater more higher below above under over at most
-    least no not equal exceeds excess in lv lvef ef left ventricular ventricle's compared with d mode
+    is was are were be been being has had have to at of by the a an and or as it about around approximately
+    approx roughly circa ca nearly almost estimated est estimate estimation calculated calc measured
+    visually visual eyeballed assessed computed derived reported modified biplane bp single plane simpson
+    simpsons s method methods teichholz teich mod disks discs disk disc range ranging ranges between from
+    value overall global mean average resting now today currently current presently previously prior
+    previous formerly decreased increased reduced improved declined dropped went fell fallen risen rose
+    recovered down up depressed low normal mildly moderately severely preserved remains remained unchanged
+    stable still only just less than lower greater more higher below above under over at most least no not
+    equal exceeds excess in lv lvef ef left ventricular ventricle's compared with d mode
     """.split()  # noqa: SIM905
 )
 _LOOSE = _LINKS | frozenset(
@@ -173,11 +177,14 @@ _PAST_BEFORE = re.compile(
     r"|(?:year|month|week|day)s? ago)\b"
 )
 _PAST_BETWEEN = re.compile(
-    rf"\b(?:previously|formerly|{_PAST_WORDS}|had been|used to be|from|compared (?:to|with)|vs|versus)\b"
+    rf"\b(?:previously|formerly|{_PAST_WORDS}|had been|used to be"
+    r"|(?<!ranges )(?<!ranging )from|compared (?:to|with)|vs|versus)\b"
 )
 _PAST_AFTER = re.compile(
-    rf" ?\(?(?:previously|formerly|before|(?:in|on|at|by|from) (?:the |his |her |an? )?{_PAST_WORDS}(?: {_STUDY})?"
-    rf"|(?:in|on|from) (?:19|20)\d\d|{_PAST_WORDS}(?: {_STUDY})?\)|(?:\w{{1,6}} )?(?:year|month|week)s? ago)(?! ?[\w:])"
+    r" ?\(?(?:previously|formerly|before"
+    rf"|(?:in|on|at|by|from) (?:the |his |her |an? )?{_PAST_WORDS}(?: {_STUDY})?"
+    rf"|(?:in|on|from) (?:19|20)\d\d|{_PAST_WORDS}(?: {_STUDY})?\)|(?:\w{{1,6}} )?(?:year|month|week)s? ago)"
+    r"(?! ?[\w:])"
 )
 _CHANGED = re.compile(r"(?<!ranges )(?<!ranging )\bfrom ?$")
 _NOW = re.compile(r"\b(?:now|currently|current|today|presently|at present|this study)\b")
@@ -217,10 +224,11 @@ def _stated_after(text: str, lead: str) -> Iterator[_Found]:
         if not (_LOOSE if has_percent else _LINKS).issuperset(words):
             continue
         start = match.end()
-        lvef = None if _REFERENCE.search(gap) else _lvef(match, gap)
+        is_reference = _REFERENCE.search(gap) or (match["sign"] and re.match(r"\) ?:? ?\d", text[start:]))
+        lvef = None if is_reference else _lvef(match, gap)
         if lvef is None:
             continue
-        is_course = match["joint"] == "to" and lvef.how == "value"
+        is_course = match["joint"] in ("to", "->") and lvef.how == "value"
         if (
             is_course
             or _NOW.search(gap)
@@ -256,7 +264,8 @@ def _lvef(match: re.Match[str], gap: str) -> Lvef | None:
         second = _percent(match["second"], has_percent)
         if max(first, second) > 100:
             return None
-        if match["joint"] == "to" and (_CHANGED.search(gap) or second < first):  # a course, "from 55 to 35 %"
+        is_course = match["joint"] == "to" and (_CHANGED.search(gap) or second < first)  # "from 55 to 35 %"
+        if is_course or match["joint"] == "->":
             return Lvef(second, second, "value")
         return Lvef(min(first, second), max(first, second), "range")
     if first > 100:
@@ -280,12 +289,16 @@ def _percent(digits: str, has_percent: bool) -> float:
 # --- ejection fraction in words ---
 
 _GRADE = (
-    r"(?:low[ -]normal|borderline(?: (?:low|normal|reduced))?|normal|within normal limits|wnl|preserved|intact"
-    r"|good|hyperdynamic|supra-?normal|vigorous|mild|moderate|severe|slight|marked|profound)(?:ly)?"
+    r"(?:low[ -]normal|borderline(?: (?:low|normal|reduced))?|normal|within normal limits|wnl|preserved"
+    r"|intact|good|hyperdynamic|supra-?normal|vigorous|mild|moderate|severe|slight|marked|profound)(?:ly)?"
 )
-_REDUCED = r"(?:reduced|depressed|decreased|impaired|diminished|lowered|compromised|dysfunction|impairment|reduction)"
+_REDUCED = (
+    r"(?:reduced|depressed|decreased|impaired|diminished|lowered|compromised|dysfunction|impairment"
+    r"|reduction)"
+)
 _PHRASE = (
-    rf"(?<!near )(?<!nearly )(?<!almost )\b(?P<grade>{_GRADE})(?: ?(?:to|-|/|or) ?(?P<grade2>{_GRADE}))?"
+    rf"(?<!near )(?<!nearly )(?<!almost )\b(?P<grade>{_GRADE})"
+    rf"(?:(?: to | or | ?- ?| ?/ ?|-to-)(?P<grade2>{_GRADE}))?"
     rf"(?: (?:globally |diffusely |global )?(?P<reduced>{_REDUCED}))?\b"
 )
 _LEFT = (
@@ -306,8 +319,8 @@ _TARGET_FIRST = re.compile(
     rf"|overall|globally|grossly|estimated|as|still|within)){{0,4}}[ :=,(-]{{1,3}}{_PHRASE}"
 )
 _SIZE_AND_FUNCTION = re.compile(
-    rf"\b(?P<target>(?P<left>(?P<left_ef>lv|left ventricle)) (?:is|was) )(?P<grade>{_GRADE})(?P<grade2>)(?P<reduced>)"
-    r" in size(?:,[ \w]{0,20})?,? and (?:systolic )?function\b"
+    rf"\b(?P<target>(?P<left>(?P<left_ef>lv|left ventricle)) (?:is|was) )"
+    rf"(?P<grade>{_GRADE})(?P<grade2>)(?P<reduced>) in size(?:,[ \w]{0, 20})?,? and (?:systolic )?function\b"
 )
 _NOT_OWN = re.compile(r"\b(?:right|rv|atri\w{1,3}|la|ra)\b[^,]{0,40}$")
 _NOT_SAID = re.compile(r"\b(?:no|not|without|neither|never)\b[^,]{0,30}$|\bheart failure with (?:a )?$")
@@ -319,7 +332,7 @@ def _words(report: str) -> Iterator[_Found]:
     for match in sorted(matches, key=lambda match: match.start()):
         lead = _before(report, match.start())
         is_own = match["left"] or match["left_ef"] or not _NOT_OWN.search(lead)
-        is_systolic = match["left"] or re.search(r"systolic|\bef\b|ejection", match["target"])
+        is_systolic = match["left"] or re.search(r"systolic|ef\b|ejection", match["target"])
         lvef = _graded(match)
         if lvef and is_own and is_systolic and not _NOT_SAID.search(lead):
             past = _says_past(lead, _PAST_BEFORE)
@@ -357,8 +370,8 @@ _SYNONYMS = {
 # --- hypertrophic cardiomyopathy ---
 
 _KIND = (
-    r"(?:obstructive|non-? ?obstructive|apical|septal|mid-? ?(?:cavity|ventricular)|ventricular|asymmetric(?:al)?"
-    r"|concentric|familial|and|or|type|variant|dilated|restrictive|end-? ?stage)"
+    r"(?:obstructive|non-? ?obstructive|apical|septal|mid-? ?(?:cavity|ventricular)|ventricular"
+    r"|asymmetric(?:al)?|concentric|familial|and|or|type|variant|dilated|restrictive|end-? ?stage)"
 )
 _HYPERTROPHIC = r"hyp(?:er|e)-? ?(?:trophic|tropic|tophic|throphic|torphic)"
 _MYOPATHY = r"(?:cardio[ -]?my\w{0,3}p(?!last)\w{2,7}|cmp?\b)"
@@ -406,14 +419,14 @@ _CUES = (
     _Cue(
         "uncertain",
         "cannot be excluded",
-        rf"{_CANNOT} (?:exclude|rule out)",
+        rf"{_CANNOT} (?:exclude|rule out|r/o)",
         rf"[^,]{{0,20}}{_CANNOT} (?:exclud|rule)",
     ),
     _Cue(
         "query",
         "rule out",
-        r"\br/o\b|\b(?:rule|ruling) out\b|\bto exclude\b|\bassess for\b|\bevaluat\w{1,5} (?:for|of)\b",
-        r"(?:to be )?(?:evaluat|r/o\b)",
+        r"\br/o\b|\b(?:rule|ruling) out\b|\bto exclude\b|\bassess for\b|\beval\w{0,7} (?:for|of)\b",
+        r"to be (?:ruled out|excluded)\b",
     ),
     _Cue("query", "screening", r"\bscreen(?:ing|ed)?\b", r"screen"),
     _Cue("query", "question mark", r"\? ?$|\bquery\b", r"\?"),
@@ -427,14 +440,14 @@ _CUES = (
     _Cue(
         "negated",
         "unlikely",
-        r"\b(?:unlikely|less likely|rather than|against)\b",
-        r"[^,]{0,15}\b(?:unlikely|less likely|not likely|not favou?red)\b",
+        r"\b(?:unlikely|less likely|doubt\w{0,3}|rather than|against|phenocop(?:y|ies))\b",
+        r"[^,]{0,15}\b(?:unlikely|less likely|not likely|not favou?red|doubtful|phenocopy)\b(?! \w)",
     ),
     _Cue(
         "negated",
         "ruled out",
         r"\b(?:ruled out|excluded|excludes)\b",
-        r"(?:\w{1,8} ){0,3}(?:ruled out|excluded)\b",
+        r"(?:\w{1,12} ){0,3}(?:ruled out|excluded)\b",
     ),
     _Cue(
         "negated",
@@ -446,8 +459,9 @@ _CUES = (
 )
 # What a cue before a mention does not reach beyond.
 _SCOPE = re.compile(
-    r"\b(?:but|however|although|though|except|despite|in the setting of|due to|secondary to|patient (?:has|with)"
-    r"|(?:in|with|of) (?:this |an? )?(?:known|patient))\b|, (?:consistent|compatible) with\b"
+    r"\b(?:but|however|although|though|except|despite|in the setting of|due to|secondary to"
+    r"|patient (?:has|with)|(?:in|with|of) (?:this |an? )?(?:known|patient))\b"
+    r"|, (?:consistent|compatible) with\b"
 )
 
 
@@ -481,28 +495,26 @@ def disagreements(texts: Iterable[str]) -> pd.DataFrame:
     """Why the two rules disagree: a row for each kind of cue, the commonest first; no text of a report.
 
     Columns: category (family, query, uncertain, negated), cue (its name here), reports (how many; each counts
-    once, at its first mention), percent (of the reports with any mention) and first (the position in `texts` of
-    the first such report).
+    once, at its first mention), percent (of the reports with any mention) and first (the position in `texts`
+    of the first such report).
     """
-    counts: dict[tuple[str, str], list[int]] = {}
+    positions: dict[tuple[str, str], list[int]] = {}
     n_mentioned = 0
     for position, text in enumerate(texts):
         cues = list(_cues(text))
         n_mentioned += bool(cues)
-        if cues and all(cues):
-            counts.setdefault((cues[0].category, cues[0].name), []).append(position)
-    rows = [
-        {
-            "category": category,
-            "cue": name,
-            "reports": len(positions),
-            "percent": 100 * len(positions) / n_mentioned,
-            "first": positions[0],
-        }
-        for (category, name), positions in counts.items()
-    ]
-    table = pd.DataFrame(rows, columns=["category", "cue", "reports", "percent", "first"])
-    return table.sort_values(["reports", "category", "cue"], ascending=[False, True, True], ignore_index=True)
+        denied = [cue for cue in cues if cue is not None]
+        if denied and len(denied) == len(cues):
+            positions.setdefault((denied[0].category, denied[0].name), []).append(position)
+    columns = {
+        "category": [category for category, _ in positions],
+        "cue": [name for _, name in positions],
+        "reports": [len(found) for found in positions.values()],
+        "percent": [100 * len(found) / n_mentioned for found in positions.values()],
+        "first": [found[0] for found in positions.values()],
+    }
+    order = ["reports", "category", "cue"]
+    return pd.DataFrame(columns).sort_values(order, ascending=[False, True, True], ignore_index=True)
 
 
 def _cues(text: str) -> Iterator[_Cue | None]:

@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupShuffleSplit
 
+from ecglib import synthetic
+from ecglib.cohort import make_folds
 from ecglib.datasets import REMOVED_IN_1_0_3
 from ecglib.errors import EcglibError
-from ecglib.splits import PARTS, SPLITS, assign, label_fraction_rows
+from ecglib.splits import EXCLUDED, PARTS, SPLITS, assign, label_fraction_rows
 
 
 @st.composite
@@ -40,6 +42,17 @@ def test_patients_never_cross_and_every_record_has_a_part(manifest: pd.DataFrame
     assert ((parts == "external") == manifest.external).all()
     assert {"train", "validation", "test"} <= set(parts)
     pd.testing.assert_series_equal(parts, assign(manifest, split))
+
+
+@settings(max_examples=25, deadline=None)
+@given(manifests(), st.sampled_from(SPLITS), st.integers(0, 2**32 - 1))
+def test_unusable_rows_are_excluded_and_move_no_other(manifest: pd.DataFrame, split: str, seed: int) -> None:
+    usable = np.random.default_rng(seed).random(len(manifest)) < 0.8
+    parts, without = assign(manifest.assign(usable=usable), split), assign(manifest, split)
+    assert ((parts == EXCLUDED) == ~usable).all()
+    assert parts[usable].equals(without[usable])
+    chosen = label_fraction_rows(manifest, parts, "stemi", 1.0, 0)
+    assert chosen is None or usable[chosen].all()
 
 
 @settings(max_examples=25, deadline=None)
@@ -148,3 +161,69 @@ def test_impossible_fraction_is_refused() -> None:
     manifest = pd.DataFrame({"patient_id": ["1"], "stemi": [1]})
     with pytest.raises(EcglibError, match="above 0 and at most 1"):
         label_fraction_rows(manifest, pd.Series(["train"]), "stemi", 1.5, 0)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[pd.DataFrame]:
+    """The embedded cohort's table at its default size, drawn with 20 seeds."""
+    manifests = []
+    for seed in range(20):
+        table = synthetic.draw_cohort(2150, seed)
+        table = table.assign(external=table.site == synthetic.EXTERNAL_SITE)
+        manifests.append(table.assign(strat_fold=make_folds(table, synthetic.OUTCOMES, seed)))
+    return manifests
+
+
+def deviations(drawn: list[pd.DataFrame], split: str) -> pd.DataFrame:
+    """Percentage points between each part's prevalence and that of all internal ECGs, by seed and part."""
+    found = {}
+    for seed, manifest in enumerate(drawn):
+        marks, internal = manifest[list(synthetic.OUTCOMES)], ~manifest.external
+        by_part = marks[internal].groupby(assign(manifest, split)[internal]).mean()
+        found[seed] = 100 * (by_part - marks[internal].mean())
+    return pd.concat(found)
+
+
+def test_no_patient_is_in_two_parts_of_any_split_of_any_draw(drawn: list[pd.DataFrame]) -> None:
+    for manifest in drawn:
+        for split in SPLITS:
+            parts = assign(manifest, split)
+            assert parts.groupby(manifest.patient_id).nunique().max() == 1
+            assert set(parts) == {"train", "validation", "test", "external"}
+
+
+def test_made_folds_keep_every_prevalence_within_half_a_point(drawn: list[pd.DataFrame]) -> None:
+    assert deviations(drawn, "official").abs().to_numpy().max() < 0.5
+    for manifest in drawn:
+        share = manifest.strat_fold[~manifest.external].value_counts(normalize=True)
+        assert share.between(0.095, 0.105).all()
+
+
+def test_the_papers_split_cannot_keep_them_and_strays_as_chance_does(drawn: list[pd.DataFrame]) -> None:
+    """GroupShuffleSplit draws patients blindly: the spread is that of a random fifth of them."""
+    strayed = deviations(drawn, "seed42").xs("test", level=1)
+    assert (strayed.abs().max() > 0.5).all()
+    z = strayed.to_numpy() / [[100 * by_chance(m, o) for o in synthetic.OUTCOMES] for m in drawn]
+    assert np.abs(z).max() < 4.5
+    assert 0.5 < np.sqrt((z**2).mean()) < 1.6
+
+
+def by_chance(manifest: pd.DataFrame, outcome: str, share: float = 0.2) -> float:
+    """Standard error of the prevalence in a random `share` of patients (ratio estimator, Cochran 1977)."""
+    internal = manifest[~manifest.external]
+    of_patient = internal.groupby("patient_id")[outcome].agg(["sum", "size"])
+    residual = of_patient["sum"] - internal[outcome].mean() * of_patient["size"]
+    return float(np.sqrt((1 - share) / share * (residual**2).sum()) / len(internal))
+
+
+@settings(max_examples=25, deadline=None)
+@given(manifests(), st.integers(0, 100))
+def test_made_folds_keep_patients_whole_and_labels_that_nobody_gave_apart(
+    manifest: pd.DataFrame, seed: int
+) -> None:
+    manifest["hcm"] = np.where(np.arange(len(manifest)) % 3, -1, manifest.stemi)
+    folds = make_folds(manifest, ["stemi", "hcm"], seed)
+    assert ((folds == 0) == manifest.external).all()
+    assert set(folds) >= set(range(1, 11))
+    assert pd.Series(folds).groupby(manifest.patient_id).nunique().max() == 1
+    assert np.array_equal(folds, make_folds(manifest, ["stemi", "hcm"], seed))
