@@ -64,8 +64,8 @@ def found_hospital(folder: Path, n_patients: int, n_ecgs: int | None = None) -> 
             )
     patients = manifest.groupby("patient_id").first().reset_index()
     reports = [
-        REPORT.format(lvef=28 if p.low_lvef else 61, wall="HCM" if p.hcm else "Normal walls")
-        for p in patients.itertuples()
+        REPORT.format(lvef=28 if low else 61, wall="HCM" if hcm else "Normal walls")
+        for low, hcm in zip(patients.low_lvef, patients.hcm, strict=True)
     ]
     table = pd.DataFrame({"patient_id": "MRN-" + patients.patient_id, "echo_report": reports})
     table = table.assign(stemi=patients.stemi, external=patients.external.astype(int))
