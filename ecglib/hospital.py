@@ -58,9 +58,9 @@ def open_hospital(
     index = _read_index(folder, exports, pseudonyms, cache)
     readable = index.loc[index.readable]
     matched = _match(readable, labels, table)
-    manifest = _manifest(matched, list(labels.origins), external_site, table)
-    manifest, left_out = _one_side(manifest)
-    manifest["strat_fold"] = _folds(manifest, list(labels.origins), seed, table)
+    manifest, left_out = _one_side(_manifest(matched, list(labels.origins), external_site, table))
+    outcomes = _outcomes(manifest, labels, table)
+    manifest["strat_fold"] = _folds(manifest, outcomes, seed, table)
     by_record = dict(zip(index.record_id, index.path, strict=True))
     reasons = {
         UNREADABLE: tuple(index.path[~index.readable]),
@@ -68,11 +68,11 @@ def open_hospital(
         NO_FILE: _rows_without_file(readable, labels),
         TWO_SIDES: tuple(by_record[record_id] for record_id in left_out),
     }
-    final = ordered(manifest, list(labels.origins))
+    final = ordered(manifest, outcomes)
     return Cohort(
         name=f"MUSE exports ({len(final):,} ECGs)",
         manifest=final,
-        outcomes=tuple(labels.origins),
+        outcomes=outcomes,
         synthetic=False,
         comparable=True,
         fingerprint=digest([manifest.state.tolist(), final.to_csv(index=False)]),
@@ -81,8 +81,8 @@ def open_hospital(
             tuple(final.patient_id), reasons,
         ),
         other_patients=True,
-        origins=labels.origins,
-        notes=tuple(_notes(final, labels, len(exports), reasons)),
+        origins={outcome: labels.origins[outcome] for outcome in outcomes},
+        notes=tuple(_notes(final, outcomes, labels, len(exports), reasons)),
     )  # fmt: skip
 
 
@@ -292,6 +292,16 @@ def _one_side(manifest: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return manifest.loc[~twice].reset_index(drop=True), list(manifest.record_id[twice])
 
 
+def _outcomes(manifest: pd.DataFrame, labels: LabelTable, table: Path) -> tuple[str, ...]:
+    """The outcomes that can be learnt: some ECGs have them and some have not."""
+    found = tuple(name for name in labels.origins if {0, 1} <= set(manifest[name]))
+    if not found:
+        raise EcglibError(
+            f"{table}: no outcome is 1 for some ECGs and 0 for others, so nothing can be learnt; add labels"
+        )
+    return found
+
+
 def _folds(manifest: pd.DataFrame, outcomes: Sequence[str], seed: int, table: Path) -> np.ndarray:
     """The table's folds, or new ones; 0 for external ECGs."""
     internal = manifest[~manifest.external]
@@ -308,7 +318,11 @@ def _folds(manifest: pd.DataFrame, outcomes: Sequence[str], seed: int, table: Pa
 
 
 def _notes(
-    manifest: pd.DataFrame, labels: LabelTable, n_files: int, reasons: dict[str, tuple[str, ...]]
+    manifest: pd.DataFrame,
+    outcomes: Sequence[str],
+    labels: LabelTable,
+    n_files: int,
+    reasons: dict[str, tuple[str, ...]],
 ) -> Iterator[str]:
     """How the cohort came about, in numbers."""
     n_rows = len(labels.by_record) + len(labels.by_patient)
@@ -316,7 +330,9 @@ def _notes(
     for reason, names in reasons.items():
         what = "" if reason == NO_FILE else "files "
         yield f"{len(names):,} {what}{reason}."
-    for outcome in labels.origins:
+    for outcome in [name for name in labels.origins if name not in outcomes]:
+        yield f"{outcome} is left out: all its labels are the same."
+    for outcome in outcomes:
         unknown = int((manifest[outcome] == NOT_KNOWN).sum())
         if unknown:
             yield f"{outcome} is not known for {unknown:,} of {len(manifest):,} ECGs."

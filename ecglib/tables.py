@@ -14,6 +14,7 @@ import pandas as pd
 from ecglib.claims import read_claims
 from ecglib.cohort import Cohort, known_labels
 from ecglib.datasets import REMOVED_IN_1_0_3, read_ptbxl_table, read_scp_statements
+from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings
 from ecglib.image import ImageSettings
 from ecglib.labels import STEMI_DEFINITIONS, stemi_label
@@ -224,6 +225,18 @@ def example_rows(cohort: Cohort, usable: pd.Series) -> dict[str, int]:
     fits |= {outcome_name(o): (marked[o] == 1) * (2 + (n_outcomes == 1)) for o in cohort.outcomes}
     fits = {name: (fit * usable).to_numpy() for name, fit in fits.items()}
     return {name: int(fit.argmax()) for name, fit in fits.items() if fit.any()}
+
+
+def sign_example(cohort: Cohort, usable: pd.Series) -> tuple[str, int]:
+    """An outcome and the row of a usable ECG with it: STEMI, whose sign is plainest, or the first there is.
+
+    Raises EcglibError where no usable ECG has an outcome.
+    """
+    rows = example_rows(cohort, usable)
+    for outcome in sorted(cohort.outcomes, key=lambda outcome: outcome != "stemi"):
+        if outcome_name(outcome) in rows:
+            return outcome, rows[outcome_name(outcome)]
+    raise EcglibError(f"{cohort.name}: no usable ECG has any outcome; take more ECGs")
 
 
 def people(cohort: Cohort, rows: Mapping[str, int]) -> Table:

@@ -209,6 +209,8 @@ def test_a_synthetic_or_enriched_cohort_is_never_judged_but_its_number_stands_th
     assert synthetic[["verdict", "ours"]].tolist() == ["not comparable: synthetic cohort", 0.88]
     enriched = verdict(VALUE, scores=good, comparable=False)
     assert enriched[["verdict", "ours"]].tolist() == ["not comparable: enriched subset", 0.88]
+    others = verdict(VALUE, scores=good, other_patients=True)
+    assert others[["verdict", "ours"]].tolist() == ["not comparable: other patients", 0.88]
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,9 @@ def test_no_folder(tmp_path: Path) -> None:
         open_cohort(PTBXL)
 
 
-@pytest.mark.parametrize("wrong", [{"source": "mitbih"}, {"stemi_definition": "st"}, {"sampling_rate": 250}])
+@pytest.mark.parametrize(
+    "wrong", [{"source": "mimic"}, {"stemi_definition": "st"}, {"sampling_rate": 250}, {"hcm_rule": "any"}]
+)
 def test_settings_outside_their_range_are_refused(wrong: dict) -> None:
     with pytest.raises(EcglibError, match=f"{next(iter(wrong))} must be one of"):
         CohortSettings(**wrong)

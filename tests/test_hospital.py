@@ -60,7 +60,7 @@ def write_key(path: Path, content: bytes = bytes(range(32)), mode: int = 0o600) 
     return path
 
 
-def rows(**changes: list) -> pd.DataFrame:
+def rows(**changes: object) -> pd.DataFrame:
     """One row a patient; every third has HCM, STEMI is not known for the first."""
     table = {
         "patient_id": [patient(number) for number in range(N_PATIENTS)],
@@ -68,7 +68,7 @@ def rows(**changes: list) -> pd.DataFrame:
         "hcm": [int(number % 3 == 0) for number in range(N_PATIENTS)],
         "stemi": ["", *([0, 1] * N_PATIENTS)[: N_PATIENTS - 1]],
     }
-    return pd.DataFrame({**table, **changes})
+    return pd.DataFrame(table).assign(**changes)
 
 
 def opened(exports: Path, table: pd.DataFrame, key: Path, **options: object) -> Cohort:
@@ -166,21 +166,23 @@ def test_a_row_with_a_file_is_of_that_ecg_alone(exports: Path, key: Path) -> Non
 
 
 def test_echo_reports_give_both_labels(exports: Path, key: Path) -> None:
-    reports = ["LVEF 30 %.", "Ejection fraction 60 %. No evidence of hypertrophic cardiomyopathy."] * 6
+    negated = "Ejection fraction 60 %. No evidence of hypertrophic cardiomyopathy."
+    reports = ["LVEF 30 %.", negated, "Normal LV function, LVEF 62 %. Hypertrophic cardiomyopathy."] * 4
     table = pd.DataFrame({"patient_id": rows().patient_id, "echo_report": reports})
     paper, aware = (opened(exports, table, key, hcm_rule=rule) for rule in ("any_mention", "negation_aware"))
     assert paper.outcomes == ("low_lvef", "hcm")
-    assert paper.manifest.low_lvef.tolist() == [1, 1, 0, 0] * 6
-    assert paper.manifest.hcm.tolist() == [0, 0, 1, 1] * 6
-    assert not aware.manifest.hcm.any()
+    assert paper.manifest.low_lvef.tolist() == [1, 1, 0, 0, 0, 0] * 4
+    assert paper.manifest.hcm.tolist() == [0, 0, 1, 1, 1, 1] * 4
+    assert aware.manifest.hcm.tolist() == [0, 0, 0, 0, 1, 1] * 4
     assert "any_mention" in paper.origins["hcm"]
 
 
 def test_no_outcome_is_invented(exports: Path, key: Path) -> None:
-    cohort = opened(exports, rows()[["patient_id", "hcm"]], key)
+    cohort = opened(exports, rows().loc[:, ["patient_id", "hcm"]], key)
     assert cohort.outcomes == ("hcm",)
-    silent = rows().assign(lvef="")
-    assert opened(exports, silent, key).outcomes == ("hcm", "stemi")
+    silent = opened(exports, rows().assign(lvef="", hcm=0), key)
+    assert silent.outcomes == ("stemi",)
+    assert "hcm is left out: all its labels are the same." in silent.notes
 
 
 def test_external_site_is_held_out_whole(exports: Path, key: Path) -> None:
@@ -286,6 +288,7 @@ BAD_TABLES = {
     "all external": (rows(external=1), "every ECG is external"),
     "no match": (rows(patient_id=[str(n) for n in range(N_PATIENTS)]), "none of its rows fits"),
     "one file": (rows(file=f"{patient(5)}/{patient(5)}_1.XML"), "rows 2 and 3 are of one ECG but differ in"),
+    "one class": (rows(lvef=60, hcm=0, stemi=1), "no outcome is 1 for some ECGs and 0 for others"),
     "empty": (rows().head(0), "holds no row"),
 }  # fmt: skip
 

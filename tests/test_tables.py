@@ -11,6 +11,7 @@ from ecglib import score_tables, tables
 from ecglib.claims import judge, read_claims
 from ecglib.datasets import Cohort, CohortSettings, open_cohort
 from ecglib.domain_shift import ShiftSettings, domain_shift
+from ecglib.errors import EcglibError
 from ecglib.evidence import sign_pixels, sign_samples
 from ecglib.filtering import FilterSettings, preprocess
 from ecglib.grid import Cell, GridSettings
@@ -59,11 +60,36 @@ def test_synthetic_ecgs_are_said_to_be_synthetic_loudly(cohort: Cohort) -> None:
 
 
 def test_outcomes_that_a_source_lacks_are_said_to_be_absent(cohort: Cohort) -> None:
-    codes = dict.fromkeys(("stemi", "mi_any"), "from PTB-XL's own codes")
-    ptbxl = replace(cohort, synthetic=False, outcomes=tuple(codes), origins=codes)
+    origins = dict.fromkeys(("stemi", "mi_any"), "from PTB-XL's own codes")
+    ptbxl = replace(cohort, synthetic=False, outcomes=("stemi", "mi_any"), origins=origins)
     here: Any = tables.outcome_sources(ptbxl)["here"]
     assert here["Low LVEF"] == here["HCM"] == "does not exist here"
     assert here["STEMI"] == here["Any infarction"] == "from PTB-XL's own codes"
+
+
+def test_labels_that_nobody_gave_are_not_counted(cohort: Cohort) -> None:
+    manifest = cohort.manifest.assign(stemi=-1)
+    manifest.loc[:3, "stemi"] = [1, 1, 0, 1]
+    manifest = manifest.astype({"stemi": "int8"})
+    asked = replace(cohort, manifest=manifest, other_patients=True, notes=("Four are known.",))
+    table: Any = tables.cohort_table(asked, pd.Series("train", manifest.index))
+    assert table.loc["All", "STEMI (%)"] == "75.0"
+    assert "3 of 4 ECGs (75.0 %)" in tables.outcome_sentence(asked, "stemi")
+    assert "Four are known." in tables.source_sentence(replace(asked, synthetic=False))
+    unknown = replace(asked, manifest=manifest.assign(stemi=np.int8(-1)))
+    table = tables.cohort_table(unknown, pd.Series("train", manifest.index))
+    assert table.loc["All", "STEMI (%)"] == "not known"
+
+
+def test_a_sign_is_shown_of_stemi_or_else_of_what_there_is(cohort: Cohort) -> None:
+    usable = pd.Series(True, cohort.manifest.index)
+    outcome, row = tables.sign_example(cohort, usable)
+    assert (outcome, cohort.manifest.stemi[row]) == ("stemi", 1)
+    without = replace(cohort, outcomes=("low_lvef", "hcm"))
+    outcome, row = tables.sign_example(without, usable)
+    assert cohort.manifest.loc[row, outcome] == 1
+    with pytest.raises(EcglibError, match="no usable ECG has any outcome"):
+        tables.sign_example(cohort, ~usable)
 
 
 def test_split_table_adds_up(cohort: Cohort) -> None:
