@@ -46,9 +46,10 @@ rule page:
         source=lambda wildcards: PAGES[wildcards.page]["source"],
         arguments=lambda wildcards: PAGES[wildcards.page]["arguments"],
         python=PLAN["python"],
-    threads: 2  # two trainings at once would fight over the cores
+    # Snakemake sets OMP_NUM_THREADS to it: pages that run at the same time do not fight over the cores.
+    threads: lambda wildcards: PAGES[wildcards.page]["threads"]
     resources:
-        gpu=1,
+        gpu=lambda wildcards: PAGES[wildcards.page]["gpu"],
     shell:
         "{params.python:q} -m papermill {params.source:q} {log:q} {params.arguments:q}"
         " --no-progress-bar --log-level ERROR && mv {log:q} {output:q}"

@@ -1,25 +1,19 @@
-"""The BEiT network: masked-image model for pretraining, classifier for fine-tuning, the file between them.
+"""The BEiT network: masked-image model for pretraining, encoder and classifier for fine-tuning.
 
 Bao et al., "BEiT: BERT Pre-Training of Image Transformers" (arXiv 2106.08254), on the encoder of timm
-(timm.models.beit). Parameter names in files are those of Microsoft's checkpoints, which timm shares.
+(timm.models.beit).
 """
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from timm.models.beit import Attention, Beit
 from torch import Tensor, nn
 
 from ecglib.errors import EcglibError
 from ecglib.masking import PATCH_SIZE
-from ecglib.provenance import atomic_path
 
 # name: (width, depth, heads); `heartbeit_base` is the paper's.
 SIZES: dict[str, tuple[int, int, int]] = {
@@ -29,10 +23,6 @@ SIZES: dict[str, tuple[int, int, int]] = {
 }
 LAYER_SCALE = 0.1  # BEiT's starting value
 INIT_STD, HEAD_SCALE = 0.02, 0.001  # the head starts from logits near zero
-SHARED_BIAS = "rel_pos_bias.relative_position_bias_table"
-# What a pretraining file holds and a classifier does not, and what a classifier starts afresh.
-PRETRAINING_ONLY = ("mask_token", "lm_head.", "norm.")
-CLASSIFIER_ONLY = ("fc_norm.", "head.")
 
 
 def make_encoder(
@@ -164,86 +154,3 @@ def reproducible(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         memory.fill_uninitialized_memory = before[1]
-
-
-def save_encoder(path: Path, model: MaskedImageModel, metadata: Mapping[str, Any]) -> None:
-    """Write all weights and, as JSON in the header, `metadata` and what describes the network.
-
-    The same weights and metadata give the same bytes.
-    """
-    state = {
-        name.removeprefix("encoder."): tensor.detach().cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-    }
-    described = {
-        "size": model.size,
-        "vocab_size": model.vocab_size,
-        "image_size": model.image_size,
-        "weights_sha256": _weights_sha256(state),
-    }
-    # One entry only: safetensors writes several in random order.
-    header = {"ecglib": json.dumps({**metadata, **described}, sort_keys=True)}
-    with atomic_path(path) as partial:
-        partial.write_bytes(to_bytes(state, header))  # save_file would let only the owner read it
-
-
-def load_encoder(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_encoder` wrote: weights under Microsoft's names, and the metadata.
-
-    Raises EcglibError if the file is missing, damaged or not one of ours.
-    """
-    if not path.is_file():
-        raise EcglibError(f"{path} does not exist: pretrain first, or name the encoder's .safetensors file")
-    try:
-        with safe_open(path, framework="pt") as stream:
-            header = stream.metadata() or {}
-            state = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise EcglibError(
-            f"{path} is cut short or not a safetensors file: pretrain again ({error})"
-        ) from None
-    if "ecglib" not in header:
-        raise EcglibError(f"{path} has no ecglib metadata: only files written by pretraining can be read")
-    metadata = json.loads(header["ecglib"])
-    if metadata.get("weights_sha256") != _weights_sha256(state):
-        raise EcglibError(f"{path} is damaged: its weights are not those that were saved; pretrain again")
-    return state, metadata
-
-
-def _weights_sha256(state: Mapping[str, Tensor]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(state):
-        total.update(name.encode())
-        total.update(state[name].numpy().tobytes())
-    return total.hexdigest()
-
-
-def classifier_from_encoder(
-    size: str,
-    path: Path | None,
-    n_classes: int = 2,
-    seed: int = 0,
-    *,
-    image_size: int = 224,
-    drop_path: float = 0.0,
-) -> Beit:
-    """BEiT classifier on the pretrained encoder at `path`, or on random weights where `path` is None.
-
-    Each block starts from a copy of the shared relative-position bias; mean pooling, `fc_norm` and a head
-    scaled by 0.001 start afresh (BEiT, fine-tuning). (n, 3, h, w) -> logits (n, n_classes).
-    Raises EcglibError if the file is unreadable or of another size of network or image.
-    """
-    classifier = make_encoder(
-        size, image_size=image_size, drop_path=drop_path, shared_bias=False, n_classes=n_classes, seed=seed
-    )
-    if path is None:
-        return classifier
-    state, metadata = load_encoder(path)
-    if (stored := (metadata["size"], metadata["image_size"])) != (size, image_size):
-        raise EcglibError(f"{path} holds {stored}, not {(size, image_size)}: ask for what it holds")
-    table = state.pop(SHARED_BIAS)
-    kept = {name: tensor for name, tensor in state.items() if not name.startswith(PRETRAINING_ONLY)}
-    kept |= {f"blocks.{i}.attn.relative_position_bias_table": table for i in range(len(classifier.blocks))}
-    fresh = {n: t for n, t in classifier.state_dict().items() if n.startswith(CLASSIFIER_ONLY)}
-    classifier.load_state_dict(kept | fresh)
-    return classifier

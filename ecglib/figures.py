@@ -9,6 +9,7 @@ from scipy.signal import welch
 
 from ecglib.cohort import known_labels
 from ecglib.records import LEADS_8
+from ecglib.splits import EXCLUDED
 from ecglib.style import (
     ACCENT,
     FAINT,
@@ -35,7 +36,7 @@ def cohort(manifest: pd.DataFrame, parts: pd.Series, outcomes: Sequence[str]) ->
     """Ages by part, and the prevalence of each outcome by part."""
     figure = new_plot(3.1)
     ages, prevalence = figure.subplots(1, 2)
-    present = [part for part in PART_NAMES if (parts == part).any()]
+    present = [part for part in PART_NAMES if part != EXCLUDED and (parts == part).any()]
     for part, shade in zip(present, (INK, FAINT, ACCENT, WARM), strict=False):
         known = manifest.age[parts == part].dropna()
         share, edges = np.histogram(known, bins=np.arange(10, 101, 10))

@@ -44,6 +44,11 @@ class FilterSettings:
             if getattr(self, name) < 1:
                 raise EcglibError(f"{name}={getattr(self, name)}: must be at least 1")
 
+    @property
+    def window_s(self) -> float:
+        """How long the prepared waveform lasts, s."""
+        return self.n_samples / self.sampling_rate
+
 
 def preprocess(
     waveform: np.ndarray, sampling_rate: float, settings: FilterSettings | None = None
@@ -55,8 +60,7 @@ def preprocess(
     """
     settings = settings or FilterSettings()
     _check(waveform, sampling_rate, settings)
-    used_s = settings.n_samples / settings.sampling_rate + SUPPORT_S
-    waveform = waveform[:, : math.ceil(used_s * sampling_rate)]
+    waveform = waveform[:, : math.ceil((settings.window_s + SUPPORT_S) * sampling_rate)]
     waveform = resample(waveform, sampling_rate, settings.sampling_rate)
     waveform = band_pass(waveform, settings)
     waveform = waveform[:, : settings.n_samples + settings.median_samples // 2]
@@ -111,7 +115,7 @@ def _check(waveform: np.ndarray, sampling_rate: float, settings: FilterSettings)
         raise EcglibError(
             f"waveform has missing (NaN) or infinite samples in lead row {lead}; leave this record out"
         )
-    needed_s, given_s = settings.n_samples / settings.sampling_rate, waveform.shape[1] / sampling_rate
+    needed_s, given_s = settings.window_s, waveform.shape[1] / sampling_rate
     if given_s < needed_s:
         raise EcglibError(
             f"waveform lasts {given_s:g} s: must be at least {needed_s:g} s; leave this record out"

@@ -22,7 +22,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ecglib.beit import SIZES, MaskedImageModel, normalise, reproducible, save_encoder
+from ecglib.beit import SIZES, MaskedImageModel, normalise, reproducible
+from ecglib.checkpoints import save_encoder
 from ecglib.errors import EcglibError
 from ecglib.masking import KINDS, MaskedCorpus
 from ecglib.precision import Precision, resolve_precision

@@ -22,6 +22,7 @@ from ecglib.image import ImageSettings
 from ecglib.metrics import ScoreSettings
 from ecglib.pretrain import PretrainSettings
 from ecglib.probe import ProbeSettings
+from ecglib.quality import QualitySettings
 from ecglib.saliency import SaliencySettings
 from ecglib.tokenizer import TokenizerSettings
 
@@ -36,7 +37,9 @@ class Notebook:
 
     settings: tuple[type, ...] = ()
     reads: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()  # notebooks whose settings it depends on, but not their results
     per_outcome: bool = False  # executed once for each outcome
+    all_cores: bool = False  # trains one network on all cores; the others leave some to the next page
 
     def fields(self) -> dict[str, type]:
         """Map each setting's name to the dataclass that holds it."""
@@ -44,10 +47,11 @@ class Notebook:
 
 
 NOTEBOOKS = {
-    "01_cohorts": Notebook((CohortSettings,)),
+    # Waveforms are judged in the one pass that draws them, so the first page needs the drawing's settings.
+    "01_cohorts": Notebook((CohortSettings, QualitySettings), uses=("02_preprocessing",)),
     "02_preprocessing": Notebook((FilterSettings, ImageSettings), reads=("01_cohorts",)),
-    "03_tokens": Notebook((TokenizerSettings,), reads=("02_preprocessing",)),
-    "04_pretraining": Notebook((PretrainSettings,), reads=("03_tokens",)),
+    "03_tokens": Notebook((TokenizerSettings,), reads=("02_preprocessing",), all_cores=True),
+    "04_pretraining": Notebook((PretrainSettings,), reads=("03_tokens",), all_cores=True),
     "05_finetuning": Notebook(
         (GridSettings, FinetuneSettings, ProbeSettings, ScoreSettings),
         reads=("04_pretraining",),
@@ -60,8 +64,9 @@ NOTEBOOKS = {
 
 
 def ancestors(notebook: str) -> set[str]:
-    """All notebooks on which `notebook` depends, itself included."""
-    return {notebook}.union(*(ancestors(name) for name in NOTEBOOKS[notebook].reads))
+    """All notebooks on whose settings `notebook` depends, itself included."""
+    entry = NOTEBOOKS[notebook]
+    return {notebook, *entry.uses}.union(*(ancestors(name) for name in entry.reads))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import psutil
+import torch
 
 from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.errors import EcglibError
@@ -37,6 +38,8 @@ def make_plan(profile: Profile, data: DataPaths, html: Path | None = None) -> di
             "executed": str(folder / "executed" / f"{page}.ipynb"),
             "key": page_key(profile, notebook, outcome, cohort.fingerprint),
             "arguments": _arguments(profile, notebook, outcome),
+            "threads": _threads(profile, notebook),
+            "gpu": int(torch.cuda.is_available()),  # the Snakefile lets one page at a time use it
             "reads": [
                 page for page, (name, _) in pages(profile).items() if name in NOTEBOOKS[notebook].reads
             ],
@@ -52,6 +55,13 @@ def make_plan(profile: Profile, data: DataPaths, html: Path | None = None) -> di
         "pages": entries,
         "book_key": digest([book, {page: entry["key"] for page, entry in entries.items()}]),
     }
+
+
+def _threads(profile: Profile, notebook: str) -> int:
+    """Cores of a page: small networks gain little from a second one, a second page gains all of it."""
+    cores, entry = os.cpu_count() or 1, NOTEBOOKS[notebook]
+    at_once = 1 if entry.all_cores else len(profile.outcomes) if entry.per_outcome else 2
+    return max(1, cores // at_once)
 
 
 def _tracked(glob: str) -> Iterator[Path]:
@@ -192,7 +202,7 @@ def _entries(ledger: Path, start: int) -> list[dict[str, Any]]:
 
 def _sentence(entry: dict[str, Any]) -> str:
     if entry["event"] == "made":
-        return f"    {entry['name']}: made in {entry['seconds']:.0f} s"
+        return f"    {entry['page'][:2]} {entry['name']}: made in {entry['seconds']:.0f} s"
     if entry["event"] == "closed":
         return f"    {entry['page']}: done in {entry['seconds']:.0f} s"
     return entry["page"] if entry["event"] == "opened" else ""

@@ -1,13 +1,15 @@
 """Images and tokens as memory-mapped arrays, with the manifest and a checksum of every file.
 
-A folder of images holds `images-00000.npy`, ... (n, size, size) uint8, `manifest.parquet` (one row per image)
-and `checksums.json`, written anew as each file is finished: a killed run goes on with the next shard.
+A folder of images holds `images-00000.npy`, ... (n, size, size) uint8, `quality-00000.parquet`, ... (what is
+wrong with each of these ECGs), `manifest.parquet` (one row per image) and `checksums.json`, written anew as
+each file is finished: a killed run goes on with the next shard.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,10 +21,12 @@ from ecglib.image import ImageSettings, draw
 from ecglib.pool import in_order
 from ecglib.progress import track
 from ecglib.provenance import atomic_path, code_hash, digest, file_sha256
-from ecglib.records import LEADS_8
+from ecglib.quality import QualitySettings, measure, usable
+from ecglib.records import LEADS_8, Record
 
 SHARD_SIZE = 512  # images per shard: 25 MB at 224 x 224
 CHUNK_SIZE = 64  # images that one worker makes at a time
+BLANK = 255  # a page without ink
 _MANIFEST = "manifest.parquet"
 _CHECKSUMS = "checksums.json"
 
@@ -34,18 +38,31 @@ class _Job:
     cohort: Cohort
     filter_settings: FilterSettings
     image_settings: ImageSettings
+    quality_settings: QualitySettings
 
-    def draw_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Images (n, size, size) uint8 of these rows of the cohort's manifest."""
+    def draw_rows(self, rows: np.ndarray) -> "_Drawn":
+        """Read these rows of the cohort once: images (n, size, size) uint8, and what is wrong with each."""
         size = self.image_settings.size
-        pixels = np.empty((len(rows), size, size), np.uint8)
+        pixels, quality = np.full((len(rows), size, size), BLANK, np.uint8), []
         for image, record in zip(pixels, self.cohort.read_many(rows), strict=True):
-            try:
-                waveform = preprocess(record.select(LEADS_8), record.sampling_rate, self.filter_settings)
-                image[:] = draw(waveform, self.image_settings)
-            except EcglibError as error:
-                raise EcglibError(f"record {record.record_id}: {error}") from error
-        return pixels
+            judged = self.judge(record)
+            quality.append(judged)
+            if judged["usable"]:
+                try:
+                    waveform = preprocess(record.select(LEADS_8), record.sampling_rate, self.filter_settings)
+                    image[:] = draw(waveform, self.image_settings)
+                except EcglibError as error:
+                    raise EcglibError(f"record {record.record_id}: {error}") from error
+        return pixels, quality
+
+    def judge(self, record: Record) -> dict[str, Any]:
+        """The record's faults, joined by a comma, whether it can be drawn, and what was measured on it."""
+        measured = measure(record, self.quality_settings, self.filter_settings.window_s)
+        reasons = measured.faults(self.quality_settings)
+        return {"faults": ",".join(reasons), "usable": usable(reasons), **asdict(measured)}
+
+
+_Drawn = tuple[np.ndarray, list[dict[str, Any]]]
 
 
 def write_images(
@@ -54,28 +71,35 @@ def write_images(
     image_settings: ImageSettings,
     directory: Path,
     *,
+    quality_settings: QualitySettings | None = None,
     rows: Sequence[int] | np.ndarray | None = None,
     workers: int | None = None,
 ) -> None:
     """Draw records of the cohort (all, or those at the positions `rows`) into `directory`.
 
-    Shards that are already there and whole are kept; the bytes do not depend on `workers` (all cores by
-    default). Raises EcglibError where the folder holds images of other data, settings or code.
+    The manifest gains `faults` (reasons of `quality.FAULTS` joined by a comma, "" if fine), `usable` and the
+    fields of `quality.Quality`. An ECG that is not usable is a blank page. Shards that are already there and
+    whole are kept; the bytes do not depend on `workers` (all cores by default). Raises EcglibError where the
+    folder holds images of other data, settings or code, or a record's file cannot be read.
     """
     chosen = np.arange(len(cohort)) if rows is None else np.asarray(rows)
-    job = _Job(cohort, filter_settings, image_settings)
+    quality_settings = quality_settings or QualitySettings()
+    job = _Job(cohort, filter_settings, image_settings, quality_settings)
     code = code_hash("ecglib.shards")
-    recipe = digest([cohort.fingerprint, chosen.tolist(), filter_settings, image_settings, code])
+    settings = [filter_settings, image_settings, quality_settings]
+    recipe = digest([cohort.fingerprint, chosen.tolist(), settings, code])
     checksums = _Checksums(directory, recipe, len(chosen))
-    todo = [name for name in checksums.shard_names() if not checksums.holds(name)]
+    names = checksums.shard_names()
+    todo = [name for name in names if not (checksums.holds(name) and checksums.holds(_quality_name(name)))]
     chunks = [chunk for name in todo for chunk in _chunks(chosen[checksums.span(name)])]
-    with in_order(job.draw_rows, chunks, workers) as images:
-        drawn = track(images, "drawing ECGs", len(chunks), "chunk")
+    with in_order(job.draw_rows, chunks, workers) as made:
+        drawn = track(made, "drawing ECGs", len(chunks), "chunk")
         for name in todo:
             _write_shard(directory / name, checksums.span(name), drawn, image_settings.size)
-            checksums.add(name)
-    with atomic_path(directory / _MANIFEST) as path:
-        cohort.manifest.iloc[chosen].reset_index(drop=True).to_parquet(path, index=False)
+            checksums.add(name, _quality_name(name))
+    manifest = cohort.manifest.iloc[chosen].reset_index(drop=True)
+    quality = pd.concat([_read_table(directory / _quality_name(name)) for name in names], ignore_index=True)
+    _write_table(pd.concat([manifest, quality], axis=1), directory / _MANIFEST)
     checksums.add(_MANIFEST)
 
 
@@ -83,16 +107,22 @@ def _chunks(rows: np.ndarray) -> list[np.ndarray]:
     return [rows[start : start + CHUNK_SIZE] for start in range(0, len(rows), CHUNK_SIZE)]
 
 
-def _write_shard(path: Path, span: slice, drawn: Iterator[np.ndarray], size: int) -> None:
-    """Take chunks until the shard is full, and save it."""
+def _write_shard(path: Path, span: slice, drawn: Iterator[_Drawn], size: int) -> None:
+    """Take chunks until the shard is full, and save its images and what was wrong with their ECGs."""
     pixels = np.empty((span.stop - span.start, size, size), np.uint8)
-    done = 0
-    while done < len(pixels):
-        chunk = next(drawn)
-        pixels[done : done + len(chunk)] = chunk
-        done += len(chunk)
+    quality: list[dict[str, Any]] = []
+    while len(quality) < len(pixels):
+        chunk, judged = next(drawn)
+        pixels[len(quality) : len(quality) + len(chunk)] = chunk
+        quality += judged
     with atomic_path(path) as partial, open(partial, "wb") as stream:
         np.save(stream, pixels)
+    _write_table(pd.DataFrame(quality), path.with_name(_quality_name(path.name)))
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    with atomic_path(path) as partial:
+        table.to_parquet(partial, index=False)
 
 
 class _Checksums:
@@ -121,14 +151,18 @@ class _Checksums:
         path = self.directory / name
         return path.exists() and self.state["files"].get(name) == file_sha256(path)
 
-    def add(self, name: str) -> None:
-        self.state["files"][name] = file_sha256(self.directory / name)
+    def add(self, *names: str) -> None:
+        self.state["files"] |= {name: file_sha256(self.directory / name) for name in names}
         with atomic_path(self.directory / _CHECKSUMS) as path:
             path.write_text(json.dumps(self.state, indent=1, sort_keys=True), encoding="utf-8")
 
 
 def _shard_names(n_images: int) -> list[str]:
     return [f"images-{shard:05d}.npy" for shard in range(-(-n_images // SHARD_SIZE))]
+
+
+def _quality_name(shard_name: str) -> str:
+    return shard_name.replace("images", "quality").replace(".npy", ".parquet")
 
 
 def _read_checksums(directory: Path) -> dict:
@@ -150,7 +184,8 @@ def _read_checksums(directory: Path) -> dict:
 class ImageStore:
     """Images of a cohort, memory-mapped: nothing is read until it is asked for.
 
-    manifest: one row per image, as the cohort's. data_hash: over the checksums of all files.
+    manifest: one row per image, as the cohort's, with its quality (see `write_images`). data_hash: over the
+    checksums of all files.
     """
 
     directory: Path
@@ -169,7 +204,7 @@ class ImageStore:
                 f"{directory} is not finished: {missing[0]} is missing; prepare the images again"
             )
         shards = tuple(_open_shard(directory / name) for name in names)
-        manifest = _read_manifest(directory / _MANIFEST)
+        manifest = _read_table(directory / _MANIFEST)
         lengths = [len(shard) for shard in shards]
         expected = [min(SHARD_SIZE, state["n_images"] - start * SHARD_SIZE) for start in range(len(names))]
         if lengths != expected or len(manifest) != state["n_images"]:
@@ -210,6 +245,36 @@ class ImageStore:
                 )
 
 
+@dataclass(frozen=True)
+class JoinedImages:
+    """Images of several cohorts as one corpus, one store behind the other, for pretraining."""
+
+    stores: tuple[ImageStore, ...]
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return sum(map(len, self.stores))
+
+    @property
+    def data_hash(self) -> str:
+        """16 hexadecimal digits that change with any image of any store."""
+        return digest([store.data_hash for store in self.stores])
+
+    def pixels(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Images (n, size, size) uint8 at these positions of the joined corpus, in this order."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        bounds = np.cumsum([0, *map(len, self.stores)])
+        images = np.empty((len(chosen), *self.stores[0].shards[0].shape[1:]), np.uint8)
+        store_of = np.searchsorted(bounds, chosen, side="right") - 1
+        for number in np.unique(store_of):
+            if not 0 <= number < len(self.stores):
+                bad = chosen[store_of == number][0]
+                raise EcglibError(f"image {bad} is not among the {len(self)} joined ones")
+            here = store_of == number
+            images[here] = self.stores[number].pixels(chosen[here] - bounds[number])
+        return images
+
+
 def _open_shard(path: Path) -> np.ndarray:
     array = _open_npy(path, "prepare the images again")
     if array.ndim != 3 or array.dtype != np.uint8:
@@ -226,7 +291,7 @@ def _open_npy(path: Path, repair: str) -> np.ndarray:
         raise EcglibError(f"{path}: cut short or not an array ({error}); {repair}") from error
 
 
-def _read_manifest(path: Path) -> pd.DataFrame:
+def _read_table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:

@@ -10,7 +10,8 @@ from sklearn.model_selection import GroupShuffleSplit
 
 from ecglib.errors import EcglibError
 
-PARTS = ("train", "validation", "test", "external")
+EXCLUDED = "excluded"  # ECGs that cannot be drawn: never trained on, never scored
+PARTS = ("train", "validation", "test", "external", EXCLUDED)
 SPLITS = ("seed42", "official")
 TEST_SHARE = 0.2  # GroupShuffleSplit's default, of the patients
 VALIDATION_SHARE = 0.1  # of the training patients
@@ -18,10 +19,11 @@ _SEED = 42
 
 
 def assign(manifest: pd.DataFrame, split: str) -> pd.Series:
-    """Name the part of every row: train, validation, test or external; no patient is in two.
+    """Name the part of every row: train, validation, test, external or excluded; no patient is in two.
 
     `seed42`: GroupShuffleSplit on patient ids as text, as the paper's counts imply, then a tenth of the
     training patients for validation. `official`: strat_fold 1-8, 9, 10. External rows are external in both.
+    Rows that are not `usable`, where the manifest has that column, are excluded; that moves no other row.
     Raises EcglibError for an unknown split, a fold outside 1..10, too few patients, a patient in two parts.
     """
     makers = {"seed42": _seed42, "official": _official}
@@ -33,6 +35,8 @@ def assign(manifest: pd.DataFrame, split: str) -> pd.Series:
     n_parts = parts.groupby(manifest.patient_id).nunique()
     if (n_parts > 1).any():
         raise EcglibError(f"patient {n_parts.idxmax()} is in two parts of split {split}; mend the table")
+    if "usable" in manifest:
+        parts[~manifest.usable.to_numpy(dtype=bool)] = EXCLUDED
     return parts
 
 

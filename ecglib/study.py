@@ -6,10 +6,12 @@ ECGLIB_RUNS moves `runs/` elsewhere; ECGLIB_DATA names the folder of a profile t
 ECGLIB_TABLE and ECGLIB_KEY what a hospital's own need besides.
 """
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,11 +29,13 @@ from ecglib.finetune import FinetuneSettings, finetune
 from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings
 from ecglib.metrics import PROTOCOLS, ScoreSettings, score_cell
+from ecglib.preprocessing import fingerprint
 from ecglib.pretrain import PretrainSettings, pretrain
 from ecglib.probe import ProbeSettings, cache_features, fit_head
 from ecglib.profiles import NOTEBOOKS, ROOT, Profile, ancestors, load_profile, meanings
 from ecglib.progress import track
 from ecglib.provenance import atomic_path, code_hash, commit, digest, machine
+from ecglib.quality import QualitySettings
 from ecglib.shards import ImageStore, read_tokens, write_images, write_tokens
 from ecglib.splits import assign, label_fraction_rows
 from ecglib.tokenizer import Tokenizer, TokenizerSettings, assess, require_alive, train_tokenizer
@@ -44,6 +48,10 @@ _DATA_WORDS = {
     "muse": ("ECGLIB_DATA=EXPORTS_DIR", "ECGLIB_TABLE=LABELS_CSV"),
 }
 LACKS_CLASS = "the label fraction has no patient of one class"
+
+
+class _BusyError(Exception):
+    """Another page is making this result at the moment."""
 
 
 def runs_folder(profile: Profile) -> Path:
@@ -76,6 +84,7 @@ class Study:
         self.folder = runs_folder(profile)
         self.started = time.time()
         self.made: list[dict[str, Any]] = []
+        self._waits = True  # for a result that another page is making
         self._log({"event": "opened"})
         self.profile, self.cohort = open_data(profile, self.data)
         if outcome is not None and outcome not in self.profile.outcomes:
@@ -99,17 +108,36 @@ class Study:
         return self.data.folder if self.profile.settings(CohortSettings).source == "ptbxl" else None
 
     @cached_property
+    def preprocessing(self) -> dict[str, Any]:
+        """Fingerprint of how this study draws an ECG; tokenizer and encoder keep it."""
+        return fingerprint(self.profile.settings(FilterSettings), self.profile.settings(ImageSettings))
+
+    @cached_property
     def images(self) -> ImageStore:
         """Every ECG as an image."""
         filters, image = self.profile.settings(FilterSettings), self.profile.settings(ImageSettings)
+        quality = self.profile.settings(QualitySettings)
         # Labels are not drawn: another definition of STEMI needs no other image.
         source = asdict(self.profile.settings(CohortSettings)) | {"stemi_definition": None, "hcm_rule": None}
         made_by = {"source": source, "data": self.cohort.fingerprint, "filter": filters, "image": image}
+        made_by["quality"] = quality
+        made_by["drawn"] = self.preprocessing["digest"]  # changes with a library that draws otherwise
 
         def make(folder: Path) -> None:
-            write_images(self.cohort, filters, image, folder)
+            write_images(self.cohort, filters, image, folder, quality_settings=quality)
 
         return ImageStore.open(self._stage("images", made_by, ("ecglib.shards", "ecglib.datasets"), make))
+
+    @cached_property
+    def manifest(self) -> pd.DataFrame:
+        """One row per ECG: the cohort's, with its faults, whether it is usable, and what was measured."""
+        own = self.cohort.manifest
+        return own.join(self.images.manifest.drop(columns=list(own.columns)))
+
+    @cached_property
+    def usable_rows(self) -> np.ndarray:
+        """Rows whose ECG could be drawn."""
+        return np.flatnonzero(self.manifest.usable)
 
     @cached_property
     def pretraining_rows(self) -> np.ndarray:
@@ -123,7 +151,8 @@ class Study:
         made_by = {"images": self.images.data_hash, "settings": settings}
 
         def make(folder: Path) -> None:
-            train_tokenizer(self.images, self.pretraining_rows, settings, folder)
+            described = {"preprocessing": self.preprocessing}
+            train_tokenizer(self.images, self.pretraining_rows, settings, folder, described)
 
         self._tokenizer_folder = self._stage("tokenizer", made_by, ("ecglib.tokenizer",), make)
         return Tokenizer.load(self._tokenizer_folder)
@@ -166,6 +195,7 @@ class Study:
         """Folder of the pretrained encoder: `encoder.safetensors` and `history.parquet`."""
         settings = self.profile.settings(PretrainSettings)
         tokens, vocab_size = self.tokens, self.tokenizer.vocab_size
+        tokenizer_sha256 = self.tokenizer.metadata["weights_sha256"]
         made_by = {
             "tokenizer": self._tokenizer_folder.name,
             "images": self.images.data_hash,
@@ -173,7 +203,9 @@ class Study:
         }
 
         def make(folder: Path) -> None:
-            pretrain(self.images, tokens, self.pretraining_rows, vocab_size, settings, folder)
+            described = {"preprocessing": self.preprocessing, "tokenizer_sha256": tokenizer_sha256}
+            rows = self.pretraining_rows
+            pretrain(self.images, tokens, rows, vocab_size, settings, folder, metadata=described)
 
         return self._stage("encoder", made_by, ("ecglib.pretrain",), make)
 
@@ -185,8 +217,8 @@ class Study:
     # --- the experiment ---
 
     def parts(self, split: str) -> pd.Series:
-        """The part (train, validation, test, external) of each row."""
-        return assign(self.cohort.manifest, split)
+        """The part of each row: train, validation, test, external, or excluded where it cannot be drawn."""
+        return assign(self.manifest, split)
 
     def rows(self, cell: Cell) -> dict[str, np.ndarray] | None:
         """Row positions by part, with the cell's fraction for training; None where it is not estimable."""
@@ -205,7 +237,9 @@ class Study:
         """The cell's untrained classifier."""
         encoder = self.encoder_folder / "encoder.safetensors" if cell.model == "heartbeit" else None
         size = self.profile.settings(PretrainSettings).size
-        return make_classifier(cell.model, size=size, encoder_path=encoder, seed=cell.seed)
+        return make_classifier(
+            cell.model, size=size, encoder_path=encoder, seed=cell.seed, preprocessing=self.preprocessing
+        )
 
     def trained_classifier(self, cell: Cell) -> Classifier | None:
         """The cell's classifier with the weights that were best on validation; None where not estimable."""
@@ -278,7 +312,8 @@ class Study:
         """
         settings = self.profile.settings(ScoreSettings)
         tables = []
-        for cell in track(self.grid(outcome), f"cells of {outcome}", unit="cell"):
+        self._make_cells(outcome)
+        for cell in self.grid(outcome):
             predictions = self.predictions(cell)
             for protocol in PROTOCOLS:
                 if predictions is None:
@@ -287,6 +322,19 @@ class Study:
                     table = score_cell(predictions, protocol, settings)
                 tables.append(table.assign(**asdict(cell)))
         return pd.concat(tables, ignore_index=True)
+
+    def _make_cells(self, outcome: str) -> None:
+        """Make what lacks, first where no other page is at work: pages of several outcomes share features."""
+        later = []
+        self._waits = False
+        for cell in track(self.grid(outcome), f"cells of {outcome}", unit="cell"):
+            try:
+                self.predictions(cell)
+            except _BusyError:
+                later.append(cell)
+        self._waits = True
+        for cell in track(later, f"more cells of {outcome}", unit="cell"):
+            self.predictions(cell)
 
     # --- what made a page ---
 
@@ -323,9 +371,10 @@ class Study:
     def command(self) -> str:
         """The command that makes this page's notebook again, from the project's folder."""
         overrides = self.profile.overrides_for(self.notebook)
+        profile = Path(self.profile.reference).name  # of a reader's own file: its folder is nobody's business
         words = [
             *_DATA_WORDS[self.profile.settings(CohortSettings).source],
-            f"papermill notebooks/{self.notebook}.ipynb out.ipynb -p profile {self.profile.reference}",
+            f"papermill notebooks/{self.notebook}.ipynb out.ipynb -p profile {profile}",
             f"-p outcome {self.outcome}" if self.outcome else "",
             f'-p overrides "{overrides}"' if overrides else "",
         ]
@@ -359,13 +408,27 @@ class Study:
         record = folder / "made.json"
         reused = record.exists()
         if not reused:
-            folder.mkdir(parents=True, exist_ok=True)
-            make(folder)
-            made = {**made_by, "commit": commit(), "machine": machine(), "seconds": time.time() - started}
-            with atomic_path(record) as path:
-                path.write_text(json.dumps(made, default=asdict, indent=1), encoding="utf-8")
+            with self._alone(folder):
+                reused = record.exists()  # where another page was at work on it
+                if not reused:
+                    make(folder)
+                    made = {**made_by, "commit": commit(), "machine": machine()}
+                    made["seconds"] = time.time() - started
+                    with atomic_path(record) as path:
+                        path.write_text(json.dumps(made, default=asdict, indent=1), encoding="utf-8")
         self._note(name or kind, kind, key, reused, time.time() - started)
         return folder
+
+    @contextmanager
+    def _alone(self, folder: Path) -> Iterator[None]:
+        """Hold a stage's lock, which the system takes back from a killed process."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / "lock", "w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if self._waits else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise _BusyError from None
+            yield
 
     def _note(self, name: str, kind: str, key: str, reused: bool, seconds: float) -> None:
         if any(entry["key"] == key for entry in self.made):
@@ -403,7 +466,7 @@ def page_key(profile: Profile, notebook: str, outcome: str | None, fingerprint: 
     """Hash of all that a page depends on; see `Study.page_key`."""
     cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     modules = sorted(
-        path.stem for path in (ROOT / "ecglib").glob("*.py") if path.stem not in ("__init__", "cli")
+        path.stem for path in (ROOT / "ecglib").glob("*.py") if path.stem not in ("__init__", "cli", "fetch")
     )
     return digest(
         {

@@ -37,6 +37,7 @@ PART_NAMES = {
     "validation": "Validation",
     "test": "Internal test",
     "external": "External",
+    "excluded": "Excluded",
 }
 METRIC_NAMES = {"auroc": "AUROC", "auprc": "AUPRC"}
 KIND_NAMES = {"finetuned": "fine-tuned", "head": "head on frozen features"}

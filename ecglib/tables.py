@@ -18,8 +18,9 @@ from ecglib.filtering import FilterSettings
 from ecglib.image import ImageSettings
 from ecglib.labels import STEMI_DEFINITIONS, stemi_label
 from ecglib.pictures import GRID
+from ecglib.quality import FAULTS, UNUSABLE, QualitySettings
 from ecglib.records import LEADS_8
-from ecglib.splits import SPLITS
+from ecglib.splits import EXCLUDED, SPLITS
 from ecglib.style import PART_NAMES, Table, outcome_name
 from ecglib.tokenizer import MAX_COMMONEST_SHARE, MAX_ERROR_RATIO, MIN_CODES, MIN_PERPLEXITY
 
@@ -117,11 +118,64 @@ def split_table(cohort: Cohort, parts_of: Callable[[str], pd.Series]) -> Table:
     for split in SPLITS:
         parts = parts_of(split)
         counts = parts.value_counts().reindex(list(PART_NAMES), fill_value=0)
-        shared = int((parts.groupby(cohort.manifest.patient_id).nunique() > 1).sum())
+        kept = parts.where(parts != EXCLUDED)
+        shared = int((kept.groupby(cohort.manifest.patient_id).nunique() > 1).sum())
         rows[split] = {PART_NAMES[p]: f"{counts[p]:,}" for p in PART_NAMES}
         rows[split]["training + validation"] = f"{counts.train + counts.validation:,}"
         rows[split]["patients in two parts"] = f"{shared}"
     return Table(pd.DataFrame(rows).T.rename_axis("split"))
+
+
+def quality_table(manifest: pd.DataFrame, parts: pd.Series, settings: QualitySettings) -> Table:
+    """How many ECGs have each fault, in all and by part, the worst figure, and what the study does with them.
+
+    `manifest` is `study.manifest`; every reason is listed, found or not. An ECG may have several faults.
+    """
+    rules, worst = _fault_rules(settings), _worst_figures(manifest)
+    present = [part for part in PART_NAMES if (parts == part).any()]
+    reasons = manifest.faults.str.split(",")
+    rows = {}
+    for fault in FAULTS:
+        found = reasons.map(lambda of_one, fault=fault: fault in of_one)
+        rows[fault] = {
+            "an ECG has it if": rules[fault],
+            "ECGs": f"{found.sum():,}",
+            **{PART_NAMES[part]: f"{found[parts == part].sum():,}" for part in present},
+            "worst of all ECGs": worst[fault],
+            "the study": "leaves it out, a blank page" if fault in UNUSABLE else "counts and uses it",
+        }
+    return Table(pd.DataFrame(rows).T.rename_axis("fault"))
+
+
+def _fault_rules(settings: QualitySettings) -> dict[str, str]:
+    flat, still = f"{settings.flat_mv:g} mV", f"{settings.still_s:g} s"
+    return {
+        "missing lead": "one of the eight drawn leads is not stored",
+        "too short": "it is shorter than the part that is drawn",
+        "missing samples": "a sample of a drawn lead is missing",
+        "all leads flat": f"no lead moves by {flat} in the part that is drawn",
+        "flat lead": f"a lead moves by less than {flat} or stands still for {still}",
+        "saturated": f"a lead stands still at its extremes, at least {settings.saturated_mv:g} mV from zero, "
+        f"for {settings.saturated_s:g} s in all",
+        "amplitude": f"a lead ranges over more than {settings.amplitude_mv:g} mV",
+        "Einthoven": "a stored III, aVR, aVL or aVF differs from what I and II make it by more than "
+        f"{settings.einthoven_mv:g} mV",
+    }
+
+
+def _worst_figures(manifest: pd.DataFrame) -> dict[str, str]:
+    least, most = manifest.min(numeric_only=True), manifest.max(numeric_only=True)
+    residual = most.einthoven_mv  # NaN where no ECG stores a limb lead
+    return {
+        "missing lead": f"leads missing: {most.missing_leads:.0f}",
+        "too short": f"{most.lacking_s:.2f} s lacking",
+        "missing samples": f"samples missing: {most.missing_samples:,.0f}",
+        "all leads flat": f"{least.most_moving_mv:.2f} mV",
+        "flat lead": f"{least.least_moving_mv:.2f} mV; still for {most.still_s:.2f} s",
+        "saturated": f"{most.saturated_s:.2f} s",
+        "amplitude": f"{most.amplitude_mv:.1f} mV",
+        "Einthoven": "none is stored" if np.isnan(residual) else f"{residual:.4f} mV",
+    }
 
 
 def outcome_sources(cohort: Cohort) -> Table:
@@ -156,13 +210,14 @@ def stemi_definitions(cohort: Cohort, data_dir: Path | None, chosen: str) -> Tab
     return table
 
 
-def example_rows(cohort: Cohort) -> dict[str, int]:
-    """One ECG without any outcome and one with each, alone if there is such a one: its name -> row."""
+def example_rows(cohort: Cohort, usable: pd.Series) -> dict[str, int]:
+    """One usable ECG without any outcome and one with each, alone if there is such a one: name -> row."""
     marked = cohort.manifest[list(cohort.outcomes)]
     n_outcomes = (marked == 1).sum(axis=1)
     fits = {"No outcome": (marked == 0).all(axis=1).astype(int)}
     fits |= {outcome_name(o): (marked[o] == 1) * (2 + (n_outcomes == 1)) for o in cohort.outcomes}
-    return {name: int(fit.to_numpy().argmax()) for name, fit in fits.items() if fit.any()}
+    fits = {name: (fit * usable).to_numpy() for name, fit in fits.items()}
+    return {name: int(fit.argmax()) for name, fit in fits.items() if fit.any()}
 
 
 def people(cohort: Cohort, rows: Mapping[str, int]) -> Table:

@@ -4,8 +4,6 @@ Networks: the classes of the `dall_e` package (Ramesh et al. 2021, arXiv 2102.12
 copies with 14 x 14 tokens. The training is ours: DALL-E's needs millions of photographs, this one a minute.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,8 +17,6 @@ import torch
 from dall_e import Decoder, Encoder, map_pixels, unmap_pixels
 from dall_e.decoder import DecoderBlock
 from dall_e.utils import Conv2d
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +24,7 @@ from ecglib.errors import EcglibError
 from ecglib.precision import autocast, resolve_precision
 from ecglib.progress import track
 from ecglib.provenance import atomic_path, commit
+from ecglib.tensorfiles import read_tensors, write_tensors
 
 IMAGE_SIZE, GRID = 224, 14  # pixels and tokens a side; the dVAE sees a copy of half the size
 FILE_NAME = "tokenizer.safetensors"
@@ -88,39 +85,41 @@ class TokenizerSettings:
 
 
 class Tokenizer:
-    """A trained dVAE: images to token ids and back, in float32."""
+    """A trained dVAE: images to token ids and, where there is a decoder, back, in float32."""
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, metadata: Mapping[str, Any]) -> None:
-        self.encoder, self.decoder, self.metadata = encoder.eval(), decoder.eval(), metadata
+    def __init__(self, encoder: Encoder, decoder: Decoder | None, metadata: Mapping[str, Any]) -> None:
+        self.encoder, self.metadata = encoder.eval(), metadata
+        self.decoder = decoder.eval() if decoder else None
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
-        """Read what `train_tokenizer` wrote. EcglibError if the file is missing, damaged or not ours."""
+        """Read what `save` wrote. EcglibError if the file is missing, damaged or not ours."""
         path = directory / FILE_NAME
         if not path.is_file():
             raise EcglibError(f"{path} does not exist: train the tokenizer first")
+        weights, metadata = read_tensors(path)
         try:
-            with safe_open(path, framework="pt") as stream:
-                metadata = json.loads((stream.metadata() or {})["ecglib"])
-                weights = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-            if metadata["weights_sha256"] != _sha256(weights):
-                raise ValueError("its weights are not those that were saved")
+            metadata = dict(metadata or {})
             encoder, decoder = make_networks(TokenizerSettings(**metadata["settings"]))
-            for prefix, network in (("encoder.", encoder), ("decoder.", decoder)):
-                own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-                network.load_state_dict(own)
-        except (
-            SafetensorError,
-            OSError,
-            KeyError,
-            TypeError,
-            ValueError,
-            RuntimeError,
-            EcglibError,
-        ) as error:
+            encoder.load_state_dict(_part(weights, "encoder."))
+            has_decoder = any(name.startswith("decoder.") for name in weights)
+            if has_decoder:
+                decoder.load_state_dict(_part(weights, "decoder."))
+        except (KeyError, TypeError, RuntimeError, EcglibError) as error:
             reason = " ".join(str(error).split())[:200]
             raise EcglibError(f"{path} is damaged or no tokenizer ({reason}); train it again") from None
-        return cls(encoder, decoder, metadata)
+        return cls(encoder, decoder if has_decoder else None, metadata)
+
+    def save(self, directory: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write tokenizer.safetensors in a number format; bfloat16 halves the file and moves some tokens."""
+        networks = {"encoder": self.encoder, "decoder": self.decoder}
+        weights = {
+            f"{prefix}.{name}": tensor
+            for prefix, network in networks.items()
+            if network is not None
+            for name, tensor in network.state_dict().items()
+        }
+        write_tensors(directory / FILE_NAME, weights, self.metadata, dtype)
 
     @property
     def vocab_size(self) -> int:
@@ -143,6 +142,8 @@ class Tokenizer:
     @torch.inference_mode()
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Tokens (n, 196) -> brightness float32 (n, 112, 112), 0 = ink, 1 = paper."""
+        if self.decoder is None:
+            raise EcglibError("this tokenizer has no decoder: it turns images into tokens, not back")
         if len(tokens) and int(np.max(tokens)) >= self.vocab_size:
             raise EcglibError(f"token {int(np.max(tokens))}: the codebook has only {self.vocab_size} codes")
         images = np.empty((len(tokens), IMAGE_SIZE // 2, IMAGE_SIZE // 2), np.float32)
@@ -169,12 +170,19 @@ def make_networks(settings: TokenizerSettings) -> tuple[Encoder, Decoder]:
     return encoder.to(_device()), decoder.to(_device())
 
 
-def train_tokenizer(store: Images, rows: np.ndarray, settings: TokenizerSettings, directory: Path) -> None:
+def train_tokenizer(
+    store: Images,
+    rows: np.ndarray,
+    settings: TokenizerSettings,
+    directory: Path,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
     """Train a dVAE on images of `store` at `rows`; write tokenizer.safetensors and history.parquet.
 
-    On a CPU the same call gives the same bytes. History: step, loss, error_ratio (of the batch, to the mean
-    image's), codes_used (in the batch), temperature, learning_rate (of the decoder). Raises EcglibError for
-    too few images and where the loss is no longer finite.
+    metadata: added to the tokenizer's (preprocessing, ...). On a CPU the same call gives the same bytes.
+    History: step, loss, error_ratio (of the batch, to the mean image's), codes_used (in the batch),
+    temperature, learning_rate (of the decoder). Raises EcglibError for too few images and where the loss is
+    no longer finite.
     """
     rows = np.asarray(rows)
     if len(rows) * GRID * GRID < settings.vocab_size:
@@ -184,16 +192,9 @@ def train_tokenizer(store: Images, rows: np.ndarray, settings: TokenizerSettings
     history = pd.DataFrame(_fit((encoder, decoder), store, rows, settings, scale))
     with atomic_path(directory / "history.parquet") as path:
         history.to_parquet(path, index=False)
-    weights = {
-        f"{prefix}.{name}": tensor.detach().cpu().contiguous()
-        for prefix, network in (("encoder", encoder), ("decoder", decoder))
-        for name, tensor in network.state_dict().items()
-    }
-    metadata = {"settings": asdict(settings), "vocab_size": settings.vocab_size, "commit": commit()}
-    metadata |= {"data_hash": store.data_hash, "weights_sha256": _sha256(weights)}
-    with atomic_path(directory / FILE_NAME) as path:  # last: a folder that has it is finished
-        # One entry only: safetensors writes several in random order.
-        path.write_bytes(to_bytes(weights, {"ecglib": json.dumps(metadata, sort_keys=True)}))
+    described = {"settings": asdict(settings), "vocab_size": settings.vocab_size, "commit": commit()}
+    described |= {"data_hash": store.data_hash, **(metadata or {})}
+    Tokenizer(encoder, decoder, described).save(directory)  # last: a folder that has it is finished
 
 
 @torch.no_grad()
@@ -387,8 +388,5 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _sha256(weights: Mapping[str, Tensor]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(weights):
-        total.update(name.encode() + weights[name].numpy().tobytes())
-    return total.hexdigest()
+def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}

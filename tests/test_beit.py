@@ -1,28 +1,18 @@
-"""The network against Hugging Face's BEiT, its published size, and files that are whole or refused."""
-
-import json
-import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+"""The network against Hugging Face's BEiT, its published size, and its random start."""
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import BeitConfig, BeitForImageClassification, BeitForMaskedImageModeling
 
 from ecglib import beit
 from ecglib.beit import (
     MaskedImageModel,
-    classifier_from_encoder,
-    load_encoder,
     make_encoder,
     normalise,
     reproducible,
-    save_encoder,
 )
+from ecglib.checkpoints import classifier_from_encoder
 from ecglib.errors import EcglibError
 
 IMAGE_SIZE, PATCHES, VOCAB = 64, 16, 20
@@ -222,93 +212,6 @@ def test_normalised_pixels_run_from_minus_one_to_one() -> None:
     images = normalise(pixels)
     assert images.shape == (3, 3, 1, 1)
     assert torch.allclose(images[:, 0, 0, 0], torch.tensor([-1.0, -0.6, 1.0]), atol=1e-6)
-
-
-def saved(folder: Path, **metadata: object) -> tuple[Path, MaskedImageModel]:
-    model = small_model()
-    shake(model)
-    path = folder / "encoder.safetensors"
-    save_encoder(path, model, metadata)
-    return path, model
-
-
-def test_saved_encoder_comes_back_whole_under_microsofts_names(tmp_path: Path) -> None:
-    path, model = saved(tmp_path, data_hash="abc", settings={"steps": 3})
-    state, metadata = load_encoder(path)
-    assert metadata["size"] == "minute"
-    assert metadata["vocab_size"] == VOCAB
-    assert metadata["data_hash"] == "abc"
-    assert metadata["settings"] == {"steps": 3}
-    assert {"cls_token", "mask_token", "lm_head.bias", "rel_pos_bias.relative_position_bias_table"} <= set(
-        state
-    )
-    assert all(torch.equal(t, state[n.removeprefix("encoder.")]) for n, t in model.state_dict().items())
-
-
-def test_same_weights_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from ecglib import beit; beit.SIZES['minute'] = (24, 3, 2);"
-        "model = beit.MaskedImageModel('minute', 20, image_size=64);"
-        "beit.save_encoder(Path(sys.argv[1]), model, {'b': 1, 'a': 'x', 'c': [1, 2]})"
-    )
-    subprocess.run([sys.executable, "-c", script, tmp_path / "theirs"], check=True)
-    save_encoder(tmp_path / "ours", small_model(), {"a": "x", "c": [1, 2], "b": 1})
-    assert (tmp_path / "theirs").read_bytes() == (tmp_path / "ours").read_bytes()
-
-
-def test_classifier_of_pretrained_weights_gives_each_block_the_shared_bias(tmp_path: Path) -> None:
-    path, model = saved(tmp_path)
-    classifier = classifier_from_encoder("minute", path, image_size=IMAGE_SIZE, seed=5)
-    images, mask = batch()
-    # With per-block copies of the shared bias, the blocks compute what they computed in pretraining.
-    seen: list[Any] = []
-    for last in (classifier.blocks[-1], model.encoder.blocks[-1]):
-        last.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    classifier(images)
-    model(images, torch.zeros_like(mask))
-    assert difference(*seen) < 1e-5
-    fresh = classifier_from_encoder("minute", None, image_size=IMAGE_SIZE, seed=5)
-    head = classifier.get_parameter("head.weight")
-    assert torch.equal(head, fresh.get_parameter("head.weight"))
-    assert 0 < head.abs().max() <= 0.02 * 0.001
-    assert torch.equal(classifier.get_parameter("fc_norm.weight"), torch.ones(24))
-
-
-def test_file_of_another_size_is_refused(tmp_path: Path) -> None:
-    path, _ = saved(tmp_path)
-    with pytest.raises(EcglibError, match=r"holds \('minute', 64\), not \('other', 64\)"):
-        classifier_from_encoder("other", path, image_size=IMAGE_SIZE)
-    with pytest.raises(EcglibError, match=r"not \('minute', 224\)"):
-        classifier_from_encoder("minute", path)
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1000] ^= 1
-    path.write_bytes(content)
-
-
-SPOILT: dict[str, Callable[[Path], object]] = {
-    "missing": Path.unlink,
-    "empty": lambda path: path.write_bytes(b""),
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
-    "a pickle": lambda path: path.write_bytes(b"PK\x03\x04 this is a pickle"),
-    "one bit wrong": flip_a_bit,
-    "no metadata": lambda path: save_file(load_file(path), path),
-    "other metadata": lambda path: save_file(
-        load_file(path), path, {"ecglib": json.dumps({"size": "minute"})}
-    ),
-}
-
-
-@pytest.mark.parametrize("damage", SPOILT)
-def test_spoilt_file_is_refused_in_one_line(tmp_path: Path, damage: str) -> None:
-    path, _ = saved(tmp_path)
-    SPOILT[damage](path)
-    with pytest.raises(EcglibError) as caught:
-        classifier_from_encoder("minute", path, image_size=IMAGE_SIZE)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_wrong_arguments_are_named() -> None:

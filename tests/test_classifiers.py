@@ -10,11 +10,12 @@ import timm
 import torch
 import torchvision
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ecglib import beit, classifiers
-from ecglib.beit import MaskedImageModel, classifier_from_encoder, save_encoder
+from ecglib.beit import MaskedImageModel
+from ecglib.checkpoints import classifier_from_encoder, save_encoder
 from ecglib.classifiers import (
     MODELS,
     PHOTO_MODELS,
@@ -24,6 +25,8 @@ from ecglib.classifiers import (
     save_trained,
 )
 from ecglib.errors import EcglibError
+from ecglib.preprocessing import fingerprint
+from ecglib.tensorfiles import write_tensors
 
 SIZE = "minute"
 
@@ -36,7 +39,7 @@ def _minute_size(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def encoder_path(tmp_path: Path) -> Path:
     path = tmp_path / "encoder.safetensors"
-    save_encoder(path, MaskedImageModel(SIZE, 8, seed=3), {})
+    save_encoder(path, MaskedImageModel(SIZE, 8, seed=3), {"preprocessing": fingerprint()})
     return path
 
 
@@ -205,7 +208,7 @@ def test_files_that_are_not_this_classifier_s_weights_are_refused(tmp_path: Path
     save_trained(path, tiny(width=5).state_dict(), {})
     with pytest.raises(EcglibError, match="does not hold weights of this tiny"):
         classifier.load_trained(path)
-    save_file({"head.weight": torch.zeros(2, 4)}, path)
+    write_tensors(path, {"head.weight": torch.zeros(2, 4)}, {})
     with pytest.raises(EcglibError, match="does not hold weights of this tiny"):
         classifier.load_trained(path)
     path.write_bytes(path.read_bytes()[:-5])

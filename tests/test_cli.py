@@ -27,16 +27,17 @@ def assert_one_clear_line(done: subprocess.CompletedProcess, *parts: str) -> Non
         assert part in last
 
 
-def test_help_needs_none_of_the_slow_imports() -> None:
+@pytest.mark.parametrize(("command", "argument"), [("run", "PROFILE"), ("convert", "source")])
+def test_help_needs_none_of_the_slow_imports(command: str, argument: str) -> None:
     code = (
         "import sys, ecglib.cli\n"
-        "sys.argv = ['ecglib', 'run', '--help']\n"
+        f"sys.argv = ['ecglib', '{command}', '--help']\n"
         "try: ecglib.cli.main()\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'timm', 'pandas', 'snakemake'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "PROFILE" in done.stdout
+    assert argument in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
 
 
@@ -86,3 +87,14 @@ def test_damaged_record_stops_the_run_with_one_line(small_ptbxl: Path, tmp_path:
     header.write_text(header.read_text().replace(" 12 100 1000", " 12 100 2000"))
     done = ecglib("run", "ptbxl-tiny", "--data", small_ptbxl, runs=tmp_path / "runs")
     assert_one_clear_line(done, header.stem)
+
+
+def test_convert_says_what_it_found(tmp_path: Path) -> None:
+    from ecglib.beit import MaskedImageModel
+    from ecglib.checkpoints import save_encoder
+
+    save_encoder(tmp_path / "encoder.safetensors", MaskedImageModel("heartbeit_nano", 8), {})
+    done = ecglib("convert", tmp_path / "encoder.safetensors", tmp_path / "out", "--to", "huggingface")
+    assert done.returncode == 0, done.stderr
+    assert "masked-image model of ecglib, width 96, 4 blocks, 3 heads" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ecglib import explanations
-from ecglib.beit import MaskedImageModel, normalise, save_encoder
+from ecglib.beit import MaskedImageModel, normalise
+from ecglib.checkpoints import save_encoder
 from ecglib.classifiers import make_classifier
 from ecglib.datasets import Cohort, CohortSettings, open_cohort
 from ecglib.errors import EcglibError
@@ -125,7 +126,8 @@ def test_guesses_fill_hidden_patches_only(tmp_path: Path) -> None:
     save_encoder(tmp_path / "encoder.safetensors", model, {})
     known = np.full((2, 196), 7, np.uint16)
     study: Any = SimpleNamespace(
-        encoder_folder=tmp_path, tokenizer=SimpleNamespace(encode=lambda pixels: known.copy())
+        encoder_folder=tmp_path,
+        tokenizer=SimpleNamespace(encode=lambda pixels: known.copy(), vocab_size=512),
     )
     pixels = np.random.default_rng(0).integers(0, 255, (2, 224, 224), np.uint8)
     hidden = np.zeros((2, 196), bool)

@@ -13,13 +13,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from muse_files import PLANTED, write_muse
 
 from ecglib.errors import EcglibError
 from ecglib.muse import MAX_BYTES, MAX_ELEMENTS, MuseExport, read_muse
-from ecglib.records import LEADS_8, LEADS_12
+from ecglib.records import LEADS_8, LEADS_12, read_wfdb
 
 COUNTS = np.random.default_rng(7).integers(-400, 400, (8, 2500)).astype("<i2")  # 10 s at 250 Hz
 COUNTS_12 = np.random.default_rng(8).integers(-400, 400, (12, 5000)).astype("<i2")
@@ -107,18 +108,6 @@ def test_a_real_export_at_a_wrong_rate_is_put_right_by_its_beats(
     export = read_muse(wrong)
     assert export.record.sampling_rate == 500
     assert "1000 Hz, but 5000 samples are 10 s at 500 Hz: the beats" in export.notes[0]
-
-
-@pytest.mark.skipif("CI_QUIET" not in os.environ, reason="timing: set CI_QUIET=1 on a quiet machine")
-def test_ten_seconds_of_eight_leads_read_within_four_milliseconds(tmp_path: Path) -> None:
-    path = write_muse(tmp_path / "a.xml", COUNTS_12[:8])
-    seconds = []
-    for _ in range(50):
-        start = time.process_time()
-        read_muse(path)
-        seconds.append(time.process_time() - start)
-    print(f"median {1e3 * float(np.median(seconds)):.2f} ms")
-    assert np.median(seconds) <= 0.004
 
 
 Arguments = dict[str, Any]
@@ -301,6 +290,10 @@ REFUSED: dict[str, tuple[Arguments, str]] = {
         {"edit": insert("<Griselda>" * 100_000, "<Waveform>")}, "more than .* 16 levels"),
     "many elements": (
         {"edit": insert("<Griselda/>" * (MAX_ELEMENTS + 1), "<Waveform>")}, "more than 50000 elements"),
+    "long comment": ({"edit": insert(f"<!--{'Griselda' * 500_000}-->", "<Waveform>")}, "a tag or comment"),
+    "many attributes": (
+        {"edit": insert("<x " + " ".join(f"a{n}=''" for n in range(200_000)) + "/>", "<Waveform>")},
+        "a tag or comment of more"),
     "too large": ({"edit": lambda text: text + " " * MAX_BYTES}, "17 MB, an export of one ECG"),
 }  # fmt: skip
 
@@ -355,6 +348,18 @@ def test_beats_tell_apart_5_s_and_10_s_of_2500_samples(true_rate: int, stated: i
         assert export.record.sampling_rate == true_rate
         assert f"at {true_rate} Hz: the beats" in export.notes[0]
         assert_reads(export, counts)
+
+
+def test_beats_marked_by_cardiologists_tell_the_rate(shared_data: Path, tmp_path: Path) -> None:
+    """LUDB: the rate is found of 10 s at 500 Hz and at 250 Hz, whatever the file states."""
+    for header in sorted((shared_data / "ludb" / "data").glob("*.hea"))[:20]:
+        record = read_wfdb(header)
+        marks: Any = wfdb.rdann(str(header.with_suffix("")), "ii")
+        beats_ms = [2.0 * at for at, symbol in zip(marks.sample, marks.symbol, strict=True) if symbol == "N"]
+        for step, true_rate, stated in ((1, 500, 1000), (2, 250, 500)):
+            waveform = record.select(LEADS_8)[:, :5000:step]
+            path = write_muse(tmp_path / "a.xml", waveform, sample_base=stated, beats_ms=beats_ms)
+            assert read_muse(path).record.sampling_rate == true_rate
 
 
 def test_a_right_rate_stays_where_the_analysis_saw_more_than_is_stored(tmp_path: Path) -> None:

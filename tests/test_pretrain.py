@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from ecglib import beit
-from ecglib.beit import MaskedImageModel, load_encoder, normalise
+from ecglib.beit import MaskedImageModel, normalise
+from ecglib.checkpoints import read_checkpoint
 from ecglib.errors import EcglibError
 from ecglib.masking import MaskedCorpus
 from ecglib.pretrain import Callback, PretrainSettings, learning_rate_at, pretrain
@@ -141,7 +142,7 @@ def test_only_matrices_decay(tmp_path: Path) -> None:
         "min_learning_rate": 0.0,
     }
     run(tmp_path, **changes)
-    after, _ = load_encoder(tmp_path / "encoder.safetensors")
+    after = read_checkpoint(tmp_path / "encoder.safetensors").state
     before = MaskedImageModel("minute", VOCAB, image_size=64).state_dict()
     shrunk = set()
     for name, tensor in before.items():
@@ -185,7 +186,7 @@ def test_callbacks_see_the_network_at_each_checkpoint_and_change_nothing(tmp_pat
 
 def test_encoder_says_how_it_was_made(tmp_path: Path) -> None:
     run(tmp_path, steps=4)
-    _, metadata = load_encoder(tmp_path / "encoder.safetensors")
+    metadata = read_checkpoint(tmp_path / "encoder.safetensors").metadata
     assert metadata["settings"]["steps"] == 4
     assert metadata["data_hash"] == images().data_hash
     assert metadata["commit"] == "test"
@@ -289,7 +290,7 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     assert (two.loss - one.loss).abs().max() < 1e-4
     assert two.accuracy.to_numpy() == pytest.approx(one.accuracy.to_numpy(), abs=1e-6)
     assert two.majority_accuracy.to_numpy() == pytest.approx(one.majority_accuracy.to_numpy(), abs=1e-6)
-    weights = [load_encoder(tmp_path / name / "encoder.safetensors")[0] for name in ("one", "two")]
+    weights = [read_checkpoint(tmp_path / name / "encoder.safetensors").state for name in ("one", "two")]
     assert all((weights[0][name] - weights[1][name]).abs().max() < 1e-3 for name in weights[0])
 
 

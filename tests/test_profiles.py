@@ -19,6 +19,7 @@ from ecglib.profiles import (
     meanings,
     parse_overrides,
 )
+from ecglib.quality import QualitySettings
 
 SHIPPED = sorted(path.stem for path in PROFILES.glob("*.yaml"))
 
@@ -98,6 +99,10 @@ def test_an_override_matters_to_its_own_notebook_and_those_that_read_it() -> Non
     told = {notebook for notebook in NOTEBOOKS if profile.overrides_for(notebook)}
     assert told == {"04_pretraining", "05_finetuning", "06_results", "08_saliency"}
     assert ancestors("07_domain_shift") == {"01_cohorts", "02_preprocessing", "07_domain_shift"}
+    # Page 01 counts the faults that are found while the images of page 02 are drawn.
+    assert ancestors("01_cohorts") == {"01_cohorts", "02_preprocessing"}
+    strict = load_profile("quick", ["01_cohorts.amplitude_mv=8"])
+    assert strict.settings(QualitySettings).amplitude_mv == 8
 
 
 @pytest.mark.parametrize("notebook", sorted(NOTEBOOKS))

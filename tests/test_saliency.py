@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ecglib import beit
+from ecglib.checkpoints import classifier_from_encoder
 from ecglib.classifiers import Classifier, beit_cam_layer, make_classifier, patches_to_map
 from ecglib.errors import EcglibError
 from ecglib.image import lead_rows
@@ -34,7 +35,7 @@ def small_cnn(image_size: int = SIZE) -> Classifier:
 
 
 def small_beit(image_size: int = SIZE, head_scale: float = 1.0) -> Classifier:
-    backbone = beit.classifier_from_encoder("minute", None, image_size=image_size)
+    backbone = classifier_from_encoder("minute", None, image_size=image_size)
     width, depth = backbone.embed_dim, len(backbone.blocks)
     backbone.reset_classifier(0)
     head = nn.Linear(width, 2)

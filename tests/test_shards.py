@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,9 @@ from ecglib.cohort import Cohort
 from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings, preprocess
 from ecglib.image import ImageSettings, draw
+from ecglib.quality import QualitySettings
 from ecglib.records import LEADS_8, Record
-from ecglib.shards import ImageStore, read_tokens, write_images, write_tokens
+from ecglib.shards import ImageStore, JoinedImages, read_tokens, write_images, write_tokens
 from ecglib.synthetic import Rows
 
 SMALL = ImageSettings(size=64)
@@ -234,13 +235,54 @@ def test_data_hash_follows_the_data(tmp_path: Path, written: Path) -> None:
     assert ImageStore.open(tmp_path / "fewer").data_hash != expected
 
 
-def test_a_record_that_cannot_be_drawn_is_named(tmp_path: Path) -> None:
-    class Gaps(Sines):
-        def sine(self, row: int) -> np.ndarray:
-            return np.full((8, 2500), np.nan, np.float32) if row == 5 else super().sine(row)
+class Faulty(Sines):
+    """Row 2 lacks samples, row 5 is flat in one lead, row 9 in all, 11 is too short; 13 has an odd rate."""
 
-    with pytest.raises(EcglibError, match="record r5: "):
-        write(tmp_path, sines(8, Gaps()))
+    def read_many(self, rows: Rows) -> list[Record]:
+        return [self.spoilt(row, record) for row, record in zip(rows, super().read_many(rows), strict=True)]
+
+    def spoilt(self, row: int, record: Record) -> Record:
+        waveform = record.waveform.copy()
+        waveform[1, 100] = np.nan if row == 2 else waveform[1, 100]
+        waveform[{5: [3], 9: list(range(8))}.get(row, [])] = 0.25
+        return replace(
+            record,
+            waveform=waveform[:, : 2400 if row == 11 else None],
+            sampling_rate=499.987654321 if row == 13 else 500,
+        )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_faults_are_counted_and_what_cannot_be_drawn_is_a_blank_page(
+    tmp_path: Path, written: Path, workers: int
+) -> None:
+    write(tmp_path, sines(13, Faulty()), workers=workers)
+    store, whole = ImageStore.open(tmp_path), ImageStore.open(written)
+    found = {row: text for row, text in enumerate(store.manifest.faults) if text}
+    assert found == {2: "missing samples", 5: "flat lead", 9: "all leads flat", 11: "too short"}
+    assert np.flatnonzero(~store.manifest.usable).tolist() == [2, 9, 11]
+    assert (store.pixels([2, 9, 11]) == 255).all()
+    fine = [row for row in range(13) if row not in found]
+    assert np.array_equal(store.pixels(fine), whole.pixels(fine))
+    assert (store.pixels([5]) < 255).any()
+    assert store.manifest.missing_samples.tolist() == [0, 0, 1] + [0] * 10
+    assert store.manifest.lacking_s[11] == pytest.approx(0.2)
+
+
+def test_thresholds_are_part_of_the_recipe(copy: Path) -> None:
+    with pytest.raises(EcglibError, match="images of other data, settings or code"):
+        write(copy, sines(20), quality_settings=QualitySettings(amplitude_mv=1))
+
+
+def test_a_damaged_record_of_faults_is_made_again(copy: Path, written: Path) -> None:
+    (copy / "quality-00001.parquet").write_bytes(b"no table")
+    write(copy, sines(20, Sines(stop_at=4)))
+    assert file_bytes(copy) == file_bytes(written)
+
+
+def test_a_record_that_cannot_be_prepared_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EcglibError, match="record r13: sampling rate"):
+        write(tmp_path, sines(14, Faulty()))
 
 
 def test_tokens_come_back_and_know_their_images(tmp_path: Path) -> None:
@@ -258,3 +300,18 @@ def test_tokens_come_back_and_know_their_images(tmp_path: Path) -> None:
         read_tokens(tmp_path / "none.npy")
     with pytest.raises(EcglibError, match="must be uint16"):
         write_tokens(tmp_path / "tokens.npy", tokens.astype(np.int64), "abc")
+
+
+def test_joined_stores_read_like_one(tmp_path: Path) -> None:
+    for name, n in (("a", 5), ("b", 3)):
+        write(tmp_path / name, sines(n, fingerprint=name))
+    stores = tuple(ImageStore.open(tmp_path / name) for name in ("a", "b"))
+    joined = JoinedImages(stores)
+    both = np.concatenate([store.pixels(np.arange(len(store))) for store in stores])
+    rows = np.array([7, 0, 5, 4, 0])
+    assert len(joined) == 8
+    np.testing.assert_array_equal(joined.pixels(rows), both[rows])
+    assert joined.data_hash != JoinedImages(stores[::-1]).data_hash
+    for outside in (-1, 8):
+        with pytest.raises(EcglibError, match=f"image {outside} is not among"):
+            joined.pixels([0, outside])

@@ -11,7 +11,7 @@ from ecglib import synthetic
 from ecglib.cohort import make_folds
 from ecglib.datasets import REMOVED_IN_1_0_3
 from ecglib.errors import EcglibError
-from ecglib.splits import PARTS, SPLITS, assign, label_fraction_rows
+from ecglib.splits import EXCLUDED, PARTS, SPLITS, assign, label_fraction_rows
 
 
 @st.composite
@@ -42,6 +42,17 @@ def test_patients_never_cross_and_every_record_has_a_part(manifest: pd.DataFrame
     assert ((parts == "external") == manifest.external).all()
     assert {"train", "validation", "test"} <= set(parts)
     pd.testing.assert_series_equal(parts, assign(manifest, split))
+
+
+@settings(max_examples=25, deadline=None)
+@given(manifests(), st.sampled_from(SPLITS), st.integers(0, 2**32 - 1))
+def test_unusable_rows_are_excluded_and_move_no_other(manifest: pd.DataFrame, split: str, seed: int) -> None:
+    usable = np.random.default_rng(seed).random(len(manifest)) < 0.8
+    parts, without = assign(manifest.assign(usable=usable), split), assign(manifest, split)
+    assert ((parts == EXCLUDED) == ~usable).all()
+    assert parts[usable].equals(without[usable])
+    chosen = label_fraction_rows(manifest, parts, "stemi", 1.0, 0)
+    assert chosen is None or usable[chosen].all()
 
 
 @settings(max_examples=25, deadline=None)

@@ -16,6 +16,7 @@ from ecglib.filtering import FilterSettings, preprocess
 from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings, lead_time_to_pixel
 from ecglib.metrics import ScoreSettings, auroc
+from ecglib.quality import FAULTS, QualitySettings
 from ecglib.records import LEADS_8
 from ecglib.splits import assign
 from ecglib.style import Table
@@ -73,8 +74,45 @@ def test_split_table_adds_up(cohort: Cohort) -> None:
         assert row["patients in two parts"] == 0
 
 
+def test_excluded_ecgs_are_counted_and_shown_apart(cohort: Cohort) -> None:
+    usable = pd.Series(cohort.manifest.index % 7 != 3)  # of many a patient one ECG and not another
+    manifest = cohort.manifest.assign(usable=usable)
+    table: Any = tables.split_table(cohort, lambda split: assign(manifest, split))
+    assert (table["Excluded"] == str((~usable).sum())).all()
+    assert (table["patients in two parts"] == "0").all()
+    described: Any = tables.cohort_table(cohort, assign(manifest, "official"))
+    assert described.loc["Excluded", "ECGs"] == str((~usable).sum())
+    rows = tables.example_rows(cohort, usable)
+    assert usable[list(rows.values())].all()
+
+
+def test_every_fault_is_listed_with_its_count_by_part_and_its_worst_figure() -> None:
+    faults = ["", "missing samples", "", "flat lead,saturated", "flat lead", ""]
+    measured = {"missing_leads": 0, "lacking_s": 0.0, "missing_samples": [0, 7, 0, 0, 0, 0]}
+    measured |= {"most_moving_mv": 1.0, "least_moving_mv": 0.5, "still_s": [0, 0, 0, 9.5, 2, 0]}
+    measured |= {
+        "saturated_s": 0.0,
+        "amplitude_mv": [1, 2, 3, 8, 1, 1],
+        "einthoven_mv": [0.0015] + [np.nan] * 5,
+    }
+    manifest = pd.DataFrame({"faults": faults} | measured)
+    parts = pd.Series(["train", "excluded", "train", "train", "test", "test"])
+    table: Any = tables.quality_table(manifest, parts, QualitySettings())
+    assert list(table.index) == list(FAULTS)
+    flat = table.loc["flat lead"]
+    assert (flat["ECGs"], flat["Training"], flat["Internal test"], flat["Excluded"]) == ("2", "1", "1", "0")
+    assert "9.50 s" in flat["worst of all ECGs"]
+    assert table.loc["missing samples", "Excluded"] == "1"
+    assert "leaves it out" in table.loc["missing samples", "the study"]
+    assert table.loc["Einthoven", "ECGs"] == "0"
+    assert table.loc["Einthoven", "worst of all ECGs"] == "0.0015 mV"
+    manifest["einthoven_mv"] = np.nan
+    table = tables.quality_table(manifest, parts, QualitySettings())
+    assert table.loc["Einthoven", "worst of all ECGs"] == "none is stored"
+
+
 def test_examples_have_what_their_name_says(cohort: Cohort) -> None:
-    rows = tables.example_rows(cohort)
+    rows = tables.example_rows(cohort, pd.Series(True, cohort.manifest.index))
     marked: Any = cohort.manifest[list(cohort.outcomes)]
     assert marked.iloc[rows["No outcome"]].sum() == 0
     for name, outcome in (("Low LVEF", "low_lvef"), ("HCM", "hcm"), ("STEMI", "stemi")):

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from ecglib.errors import EcglibError
 from ecglib.image import draw
 from ecglib.precision import autocast, resolve_precision
+from ecglib.tensorfiles import weights_sha256
 from ecglib.tokenizer import (
     FILE_NAME,
     Tokenizer,
@@ -232,6 +233,24 @@ def _no_metadata(path: Path) -> None:
     save_file(load_file(path), path)
 
 
+def test_a_copy_in_bfloat16_is_half_as_large_and_gives_nearly_the_same_tokens(
+    trained: Path, store: Drawn, tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer.load(trained)
+    tokenizer.save(tmp_path / "same")
+    assert (tmp_path / "same" / FILE_NAME).read_bytes() == (trained / FILE_NAME).read_bytes()
+    tokenizer.save(tmp_path, torch.bfloat16)
+    copy = Tokenizer.load(tmp_path)
+    assert copy.metadata["weights_sha256"] != tokenizer.metadata["weights_sha256"]
+    assert copy.metadata["settings"] == tokenizer.metadata["settings"]
+    assert (tmp_path / FILE_NAME).stat().st_size < 0.6 * (trained / FILE_NAME).stat().st_size
+    for name, weight in copy.encoder.state_dict().items():
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, tokenizer.encoder.state_dict()[name].bfloat16().float())
+    pixels = store.pixels(range(8))
+    assert (copy.encode(pixels) == tokenizer.encode(pixels)).mean() > 0.9
+
+
 @pytest.mark.parametrize(
     "damage", [_cut_short, _flip_a_bit, _drop_a_tensor, _other_size, _unknown_setting, _no_metadata]
 )
@@ -240,7 +259,7 @@ def test_a_damaged_file_is_refused_in_one_line(
 ) -> None:
     (tmp_path / FILE_NAME).write_bytes((trained / FILE_NAME).read_bytes())
     damage(tmp_path / FILE_NAME)
-    with pytest.raises(EcglibError, match="is damaged or no tokenizer") as caught:
+    with pytest.raises(EcglibError, match=f"^{tmp_path / FILE_NAME} is (damaged|cut short)") as caught:
         Tokenizer.load(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -251,13 +270,11 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_wrong_tensors_are_refused_even_under_a_right_checksum(trained: Path, tmp_path: Path) -> None:
-    from ecglib.tokenizer import _sha256
-
     (tmp_path / FILE_NAME).write_bytes((trained / FILE_NAME).read_bytes())
 
     def change(weights: dict, metadata: dict) -> None:
         weights["encoder.blocks.input.w"] = weights["encoder.blocks.input.w"][:, :, :5, :5].contiguous()
-        metadata["weights_sha256"] = _sha256(weights)
+        metadata["weights_sha256"] = weights_sha256(weights)
 
     _rewrite(tmp_path / FILE_NAME, change)
     with pytest.raises(EcglibError, match=r"size mismatch for blocks\.input\.w"):

@@ -1,0 +1,128 @@
+"""Pretrained weights by name: `ecglib.load("heartbeit_tiny")`, from files that come with the package.
+
+A folder of `ecglib/weights` holds `encoder.safetensors` (encoder, mask token and pretraining head) and
+`tokenizer.safetensors`, both in bfloat16, with all that is known of how they were made.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ecglib.beit import MaskedImageModel
+from ecglib.checkpoints import load_masked_image_model, read_checkpoint, save_encoder
+from ecglib.classifiers import Classifier, make_classifier
+from ecglib.errors import EcglibError
+from ecglib.filtering import FilterSettings
+from ecglib.image import ImageSettings
+from ecglib.preprocessing import fingerprint, require_same, waveform_to_pixels
+from ecglib.tokenizer import Tokenizer
+
+WEIGHTS = Path(__file__).resolve().parent / "weights"
+ENCODER = "encoder.safetensors"
+BATCH_SIZE = 32  # images at a time
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretrained HeartBEiT and all that its use takes: how to draw, features, tokens, a classifier."""
+
+    name: str
+    folder: Path
+    model: MaskedImageModel  # predicts hidden tokens; `model.encoder` is timm's Beit
+    tokenizer: Tokenizer
+    metadata: Mapping[str, Any]
+
+    def images(self, waveforms: np.ndarray | Iterable[np.ndarray], sampling_rate: float) -> np.ndarray:
+        """Waveforms (n, 8, samples), mV, leads I, II, V1-V6 -> uint8 (n, size, size), as in pretraining.
+
+        Each must last as long as an image shows (5 s); resampled, filtered and cut here. EcglibError if not.
+        """
+        filters, image = _drawing(self.metadata["preprocessing"])
+        return np.stack([waveform_to_pixels(w, sampling_rate, filters, image) for w in waveforms])
+
+    def features(self, pixels: np.ndarray) -> np.ndarray:
+        """Images uint8 (n, size, size) -> float32 (n, width): the mean over the patches, normalised.
+
+        What a linear probe reads (`ecglib.probe`).
+        """
+        classifier = self._frozen
+        parts = [torch.from_numpy(pixels[i : i + BATCH_SIZE]) for i in range(0, len(pixels), BATCH_SIZE)]
+        with torch.inference_mode():
+            seen = [classifier.features(part) for part in parts]
+        return torch.cat([torch.empty(0, self.model.encoder.embed_dim), *seen]).numpy()
+
+    def classifier(self, seed: int = 0) -> Classifier:
+        """A classifier to be fine-tuned (`ecglib.finetune`): pixels (n, size, size) -> logits (n, 2)."""
+        return make_classifier(
+            "heartbeit",
+            size=self.model.size,
+            encoder_path=self.folder / ENCODER,
+            seed=seed,
+            preprocessing=self.metadata["preprocessing"],
+        )
+
+    @cached_property
+    def _frozen(self) -> Classifier:
+        return self.classifier().eval()
+
+
+def load(name: str, weights: Path | None = None) -> Pretrained:
+    """Pretrained weights by name, from the package's own folder or another.
+
+    From waveforms to features in two lines:
+    `model = ecglib.load("heartbeit_tiny"); features = model.features(model.images(waveforms, 500))`
+    Raises EcglibError for a name that is not there, damaged files, parts that do not belong together, and an
+    installation that draws ECGs otherwise than the weights were taught.
+    """
+    weights = weights or WEIGHTS
+    known = sorted(path.parent.name for path in weights.glob(f"*/{ENCODER}"))
+    if name not in known:
+        raise EcglibError(f"weights {name!r} are not in {weights}: it holds {', '.join(known) or 'none'}")
+    folder = weights / name
+    metadata = read_checkpoint(folder / ENCODER).metadata
+    tokenizer = Tokenizer.load(folder)
+    model = _require_pair(folder / ENCODER, metadata, tokenizer)
+    require_same(
+        metadata["preprocessing"], fingerprint(*_drawing(metadata["preprocessing"])), folder / ENCODER
+    )
+    return Pretrained(name, folder, model, tokenizer, metadata)
+
+
+def publish(encoder: Path, tokenizer: Path, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write the public files of the encoder at `encoder` and of the tokenizer in the folder `tokenizer`.
+
+    Raises EcglibError where the encoder was pretrained with another tokenizer or on images drawn otherwise.
+    """
+    words = Tokenizer.load(tokenizer)
+    metadata = read_checkpoint(encoder).metadata
+    model = _require_pair(encoder, metadata, words)
+    words.save(folder, dtype)
+    stored = Tokenizer.load(folder).metadata["weights_sha256"]
+    save_encoder(
+        folder / ENCODER, model, {**metadata, "tokenizer_sha256": stored}, dtype
+    )  # last: a whole pair
+
+
+def _require_pair(encoder: Path, metadata: Mapping[str, Any], tokenizer: Tokenizer) -> MaskedImageModel:
+    model = load_masked_image_model(encoder, vocab_size=tokenizer.vocab_size)
+    if metadata.get("tokenizer_sha256") != tokenizer.metadata["weights_sha256"]:
+        raise EcglibError(f"{encoder} was not pretrained with this tokenizer: take the two of one run")
+    for part, described in (("encoder", metadata), ("tokenizer", tokenizer.metadata)):
+        if "preprocessing" not in described:
+            raise EcglibError(f"{encoder}: its {part} does not say how its images were drawn; train it again")
+    require_same(tokenizer.metadata["preprocessing"], metadata["preprocessing"], encoder)
+    return model
+
+
+def _drawing(preprocessing: Mapping[str, Any]) -> tuple[FilterSettings, ImageSettings]:
+    try:
+        return FilterSettings(**preprocessing["filter"]), ImageSettings(**preprocessing["image"])
+    except TypeError as error:
+        raise EcglibError(
+            f"weights of another version of ecglib: {error}; install the one that made them"
+        ) from None
