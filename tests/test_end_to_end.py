@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import mlcroissant
 import pandas as pd
 import pytest
 
 from ecglib.checkpoints import read_checkpoint
+from ecglib.datasets import CohortSettings, open_cohort
 from ecglib.preprocessing import fingerprint
 from ecglib.profiles import ROOT, load_profile
 from ecglib.published import load, publish
@@ -73,6 +75,17 @@ def test_no_page_asks_the_network_for_anything(run: Run) -> None:
     for path in run.html.rglob("*.html"):
         found = [tag[0] for tag in loads.finditer(path.read_text()) if 'rel="canonical"' not in tag[0]]
         assert not found, f"{path.name}: {found[0]}"
+
+
+def test_what_the_run_consumed_is_described_in_its_folder_and_beside_the_book(run: Run) -> None:
+    for name in ("croissant.json", "manifest.csv"):
+        assert (run.html / name).read_bytes() == (run.folder / name).read_bytes()
+        assert f'href="../{name}"' in (run.html / "book" / "index.html").read_text()
+    dataset = mlcroissant.Dataset(run.html / "croissant.json")
+    cohort = open_cohort(load_profile("smoke").settings(CohortSettings))
+    ids = [record["ecgs/record_id"].decode() for record in dataset.records("ecgs")]
+    assert ids == list(cohort.manifest.record_id)
+    assert next(iter(dataset.records("consumed")))["consumed/data_hash"] == cohort.fingerprint
 
 
 def test_cells_hold_predictions_for_every_scored_step(run: Run) -> None:

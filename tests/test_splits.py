@@ -178,9 +178,8 @@ def deviations(drawn: list[pd.DataFrame], split: str) -> pd.DataFrame:
     """Percentage points between each part's prevalence and that of all internal ECGs, by seed and part."""
     found = {}
     for seed, manifest in enumerate(drawn):
-        marks, internal = manifest[list(synthetic.OUTCOMES)], ~manifest.external
-        by_part = marks[internal].groupby(assign(manifest, split)[internal]).mean()
-        found[seed] = 100 * (by_part - marks[internal].mean())
+        internal = manifest.loc[~manifest.external, list(synthetic.OUTCOMES)]
+        found[seed] = 100 * (internal.groupby(assign(manifest, split)).mean() - internal.mean())
     return pd.concat(found)
 
 
