@@ -82,6 +82,8 @@ class Cohort:
     (years, float, may be missing), sex ("male", "female"), device (str) and one int8 column per outcome.
     comparable: False for made or partial data, whose scores must not be set beside the paper's.
     fingerprint: changes when the data change.
+    drawn: of the embedded cohort, row for row, the table of `synthetic.draw_cohort`: who is truly ill, and how
+    strongly each condition shows; None for recordings.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Cohort:
     comparable: bool
     fingerprint: str
     waveforms: Waveforms
+    drawn: pd.DataFrame | None = None
 
     def __len__(self) -> int:
         """Count the records."""
@@ -107,7 +110,8 @@ class Cohort:
     def evidence(self, rows: Rows) -> np.ndarray | None:
         """Where the outcomes' signs were put: uint8 (n, 8, samples), bit k = outcome k.
 
-        At the record's own sampling rate; None where nobody knows (real recordings).
+        At the record's own sampling rate; None where nobody knows (real recordings). It follows the truth: an
+        ECG labelled by mistake has none.
         """
         return self.waveforms.evidence(rows)
 
@@ -162,6 +166,7 @@ def _open_embedded(settings: CohortSettings) -> Cohort:
         comparable=False,
         fingerprint=digest(recipe | {"generator": version("deepfake-ecg")}),
         waveforms=_Generated(drawn, settings.seed),
+        drawn=drawn,
     )
 
 

@@ -73,6 +73,10 @@ def _folded(layer: Any, length: int) -> Any:
     class Folded(torch.nn.Module):
         def forward(self, *inputs: Any) -> Any:
             x = torch.nn.functional.conv1d(torch.cat(inputs, 1), short, bias, padding=used)
-            return x.reshape(len(x), n_out, factor, length).transpose(2, 3).reshape(len(x), n_out, length * factor)
+            return (
+                x.reshape(len(x), n_out, factor, length)
+                .transpose(2, 3)
+                .reshape(len(x), n_out, length * factor)
+            )
 
     return Folded()

@@ -101,7 +101,9 @@ def measure(waveform: np.ndarray, sampling_rate: float) -> dict[str, float]:
     row["sokolow_lyon_mv"] = found.s["V1"] + max(found.r["V5"], found.r["V6"])
     row["cornell_mv"] = found.r["aVL"] + found.s["V3"]
     limb = LEADS_12[:6]
-    row["limb_voltage_mv"] = float(np.mean([found.r[lead] + max(found.s[lead], found.q[lead]) for lead in limb]))
+    row["limb_voltage_mv"] = float(
+        np.mean([found.r[lead] + max(found.s[lead], found.q[lead]) for lead in limb])
+    )
     for group, leads in GROUPS.items():
         row[f"st_{group}_mv"] = float(np.mean([found.st_60[lead] for lead in leads]))
         row[f"t_{group}_mv"] = float(np.mean([found.t[lead] for lead in leads]))
@@ -112,7 +114,9 @@ def measure(waveform: np.ndarray, sampling_rate: float) -> dict[str, float]:
 
 def measure_many(waveforms: Iterable[np.ndarray], sampling_rate: float) -> pd.DataFrame:
     """`measure` of each waveform: one row each, one column a measurement."""
-    return pd.DataFrame([measure(waveform, sampling_rate) for waveform in waveforms], columns=list(MEASUREMENTS))
+    return pd.DataFrame(
+        [measure(waveform, sampling_rate) for waveform in waveforms], columns=list(MEASUREMENTS)
+    )
 
 
 def delineate(waveform: np.ndarray, sampling_rate: float) -> Delineation:
@@ -158,7 +162,7 @@ def _qrs(beat: np.ndarray) -> tuple[int, int]:
     peak = _BEFORE - 40 + int(speed[_BEFORE - 40 : _BEFORE + 50].argmax())
     top = speed[peak]
     rest = float(np.quantile(speed[_BEFORE - 75 : _BEFORE + 200], 0.3))
-    threshold = max(_QRS_SHARE * top, min(1.6 * rest, 0.2 * top))
+    threshold = max(_QRS_SHARE * top, min(_REST * rest, 0.2 * top))
     onset, offset = max(_BEFORE - 65, 3), min(_BEFORE + 80, len(speed) - 3)
     before = np.flatnonzero(_calm(speed[onset:peak], threshold))
     after = np.flatnonzero(_calm(speed[peak:offset][::-1], threshold))
@@ -167,7 +171,8 @@ def _qrs(beat: np.ndarray) -> tuple[int, int]:
     return start, stop
 
 
-_QRS_SHARE = 0.07  # of the fastest change; set on LUDB's annotations
+_QRS_SHARE = 0.03  # of the fastest change; set on LUDB's annotations
+_REST = 2.0  # times the speed at rest; likewise
 _CALM = 6  # samples that must be slow before QRS begins: 12 ms, longer than the turning point of a wave
 
 
@@ -198,12 +203,15 @@ def _t_end(beat: np.ndarray, qrs_off: int, stop: int) -> int:
 
 def _waves(beat: np.ndarray, rate_bpm: float, qrs_on: int, qrs_off: int, t_off: int) -> Delineation:
     qrs = beat[:, qrs_on : qrs_off + 1]
+    qrs = qrs - qrs[:, -1:] * np.linspace(0, 1, qrs.shape[1])  # a raised J point is no R wave
     top = qrs.argmax(axis=1)
     r = np.maximum(qrs.max(axis=1), 0.0)
     before = np.arange(qrs.shape[1]) < top[:, None]
     q = np.maximum(-np.where(before, qrs, 0.0).min(axis=1), 0.0)
     s = np.maximum(-np.where(before, 0.0, qrs).min(axis=1), 0.0)
-    small = r < np.maximum(0.05, 0.05 * -qrs.min(axis=1))  # no R wave: the whole is a QS, which counts as both
+    small = r < np.maximum(
+        0.05, 0.05 * -qrs.min(axis=1)
+    )  # no R wave: the whole is a QS, which counts as both
     q, s = np.where(small, -qrs.min(axis=1), q), np.where(small, -qrs.min(axis=1), s)
     negative = np.where(small[:, None], qrs < -0.03, before & (qrs < -0.03)).sum(axis=1) * 1000 / RATE_HZ
     end = min(t_off if t_off > qrs_off + 60 else _BEFORE + 230, beat.shape[1])

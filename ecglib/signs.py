@@ -46,8 +46,8 @@ def _lbbb(height: np.ndarray, beats: Beats, strength: float, wall: np.ndarray) -
     """Left bundle branch block: broad notched R in I, V5, V6, rS in V1-V3, ST and T the other way."""
     height *= 1.0 - strength * beats.window(-0.06, 0.09, 0.03)
     height *= 1.0 - strength * _t_window(beats)
-    notched = 0.85 * beats.bump(-0.012, 0.019) + beats.bump(0.04, 0.021)
-    deep = beats.bump(0.012, 0.026) + 0.4 * beats.bump(0.055, 0.018)
+    notched = 0.85 * beats.bump(-0.012, 0.017) + beats.bump(0.033, 0.018)
+    deep = beats.bump(0.01, 0.023) + 0.4 * beats.bump(0.046, 0.016)
     late_st = beats.window(0.09, beats.t_peak, 0.04, 0.08)
     height += strength * (
         _leads(0.8, 0.45, 0, 0, 0, 0.35, 0.9, 1.0) * notched
@@ -60,7 +60,7 @@ def _lbbb(height: np.ndarray, beats: Beats, strength: float, wall: np.ndarray) -
 
 def _slow_conduction(height: np.ndarray, beats: Beats, strength: float, wall: np.ndarray) -> None:
     """A wide QRS of unchanged form."""
-    wide = 0.045 * (1.0 + 0.9 * strength)  # where the edge of a normal QRS, 0.045 s from R, is moved to
+    wide = 0.045 * (1.0 + 1.1 * strength)  # where the edge of a normal QRS, 0.045 s from R, is moved to
     before = np.interp(beats.since_r, [-0.13, -wide, wide, 0.15], [-0.13, -0.045, 0.045, 0.15])
     moved = np.where((beats.since_r > -0.13) & (beats.since_r < 0.15), before - beats.since_r, 0.0)
     height[:] = at_samples(height, np.arange(height.shape[1]) + moved * beats.sampling_rate)
@@ -74,12 +74,14 @@ def _poor_r(height: np.ndarray, beats: Beats, strength: float, wall: np.ndarray)
 
 def _low_voltage(height: np.ndarray, beats: Beats, strength: float, wall: np.ndarray) -> None:
     """Small QRS in all leads, smallest in the limb leads."""
-    height *= 1.0 - strength * _leads(0.6, 0.6, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4) * beats.window(-0.06, 0.08, 0.03)
+    height *= 1.0 - strength * _leads(0.6, 0.6, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4) * beats.window(
+        -0.06, 0.08, 0.03
+    )
 
 
 def _lv_voltage(height: np.ndarray, beats: Beats, strength: float, wall: np.ndarray) -> None:
     """Taller R in I and V4-V6, deeper S in V1-V3: every lead's own QRS, grown by so many mV."""
-    more_mv = _leads(0.5, 0.0, 1.1, 0.9, 0.3, 0.8, 1.5, 1.2)
+    more_mv = _leads(0.5, 0.0, 1.2, 1.0, 0.3, 0.8, 1.7, 1.4)
     qrs = beats.window(-0.05, 0.05, 0.02)
     around = np.clip(beats.peaks[:, None] + np.arange(-20, 25), 0, height.shape[1] - 1)
     usual_mv = np.median(np.abs(height[:, around]).max(axis=2), axis=1)[:, None]
@@ -88,7 +90,7 @@ def _lv_voltage(height: np.ndarray, beats: Beats, strength: float, wall: np.ndar
 
 def _septal_q(height: np.ndarray, beats: Beats, strength: float, wall: np.ndarray) -> None:
     """Narrow deep Q in I and V4-V6."""
-    height -= 0.45 * strength * _leads(0.6, 0.2, 0, 0, 0, 0.5, 1.0, 1.0) * beats.bump(-0.034, 0.008)
+    height -= 0.45 * strength * _leads(0.6, 0.2, 0, 0, 0, 0.5, 1.0, 1.0) * beats.bump(-0.034, 0.007)
 
 
 def _deep_t_inversion(height: np.ndarray, beats: Beats, strength: float, wall: np.ndarray) -> None:
@@ -130,7 +132,7 @@ def _q_waves(height: np.ndarray, beats: Beats, strength: float, wall: np.ndarray
     dead = np.clip(1.4 * wall, 0.0, 1.0)
     kept = 1.0 - 0.9 * strength * dead * beats.window(-0.06, 0.05, 0.02)
     np.minimum(height, height * kept, out=height)
-    height -= 0.55 * strength * dead * beats.bump(-0.02, 0.015)
+    height -= 0.55 * strength * dead * beats.bump(-0.014, 0.012)
 
 
 def _t_inversion(height: np.ndarray, beats: Beats, strength: float, wall: np.ndarray) -> None:
@@ -167,7 +169,7 @@ SIGNS: dict[str, Callable[[np.ndarray, Beats, float, np.ndarray], None]] = {
 def _low_lvef(severity: float, person: Person) -> Strengths:
     """A dilated heart: wide QRS or LBBB, poor R progression, low voltage."""
     if person["low_lvef_lbbb"]:
-        return {"lbbb": severity**0.7, "poor_r": 0.6 * severity}
+        return {"lbbb": severity**0.7, "poor_r": severity}
     return {"slow_conduction": severity, "poor_r": severity, "low_voltage": 0.7 * severity}
 
 
