@@ -1,8 +1,8 @@
 """Textbook criteria on a measured ECG, each with its source.
 
-UDMI: Fourth Universal Definition of Myocardial Infarction (Thygesen et al., Circulation 138, e618, 2018). AHA:
-AHA/ACCF/HRS recommendations for the standardization and interpretation of the ECG, parts III and V (Surawicz
-et al. and Hancock et al., Circulation 119, e235 and e251, 2009).
+UDMI: Fourth Universal Definition of Myocardial Infarction (Thygesen et al., Circulation 138, e618, 2018).
+AHA: AHA/ACCF/HRS recommendations for the standardization and interpretation of the ECG, parts III and V
+(Surawicz et al. and Hancock et al., Circulation 119, e235 and e251, 2009).
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ def _neighbours(is_met: Callable[[str], bool], runs: Sequence[Sequence[str]] = _
 
 
 def st_elevation(found: Delineation, age: float, sex: str) -> bool:
-    """UDMI: J point raised in two contiguous leads, by 0.1 mV; in V2-V3 0.2, men under 40 0.25, women 0.15."""
+    """UDMI: J raised in two contiguous leads, by 0.1 mV (V2-V3: 0.2, men under 40 0.25, women 0.15)."""
     usual = 0.15 if sex == "female" else 0.25 if age < 40 else 0.2
     return _neighbours(lambda lead: found.st_j[lead] >= (usual if lead in ("V2", "V3") else 0.1))
 
@@ -90,11 +90,12 @@ def low_limb_voltage(found: Delineation, age: float, sex: str) -> bool:
 
 def concave_st(found: Delineation, age: float, sex: str) -> bool:
     """J raised by 0.1 mV in two contiguous leads of V2-V6, ST sagging under the line from J to the T peak."""
-    sags = {
-        lead: found.st_60[lead] < found.st_j[lead] + 0.2 * (found.t[lead] - found.st_j[lead])
-        for lead in _CHEST
-    }
-    return _neighbours(lambda lead: found.st_j[lead] >= 0.1 and sags[lead], (_CHEST[1:],))
+
+    def sags(lead: str) -> bool:
+        j, t = found.st_j[lead], found.t[lead]
+        return j >= 0.1 and found.st_60[lead] < j + 0.2 * (t - j)
+
+    return _neighbours(sags, (_CHEST[1:],))
 
 
 CRITERIA: dict[str, Callable[[Delineation, float, str], bool]] = {

@@ -21,6 +21,7 @@ from ecglib import labels, synthetic
 from ecglib.errors import EcglibError
 from ecglib.provenance import code_hash, digest, file_sha256
 from ecglib.records import LEADS_8, Record, read_wfdb
+from ecglib.signs import OUTCOMES
 from ecglib.synthetic import Rows
 
 # The records of 1.0.1 that 1.0.3 withdrew.
@@ -82,7 +83,7 @@ class Cohort:
     (years, float, may be missing), sex ("male", "female"), device (str) and one int8 column per outcome.
     comparable: False for made or partial data, whose scores must not be set beside the paper's.
     fingerprint: changes when the data change.
-    drawn: of the embedded cohort, row for row, the table of `synthetic.draw_cohort`: who is truly ill, and how
+    drawn: the embedded cohort's table from `synthetic.draw_cohort`, row for row: who is truly ill, and how
     strongly each condition shows; None for recordings.
     """
 
@@ -150,7 +151,7 @@ class _Generated:
 
 def _open_embedded(settings: CohortSettings) -> Cohort:
     drawn = synthetic.draw_cohort(settings.n_patients, settings.seed)
-    columns = ["record_id", "patient_id", "site", "age", "sex", *synthetic.OUTCOMES]
+    columns = ["record_id", "patient_id", "site", "age", "sex", *OUTCOMES]
     manifest = drawn[columns].assign(
         external=drawn.site == synthetic.EXTERNAL_SITE,
         device="generator, site " + drawn.site,
@@ -160,8 +161,8 @@ def _open_embedded(settings: CohortSettings) -> Cohort:
     recipe = {"patients": settings.n_patients, "seed": settings.seed, "code": code}
     return Cohort(
         name="Embedded synthetic cohort",
-        manifest=_ordered(manifest, synthetic.OUTCOMES),
-        outcomes=synthetic.OUTCOMES,
+        manifest=_ordered(manifest, OUTCOMES),
+        outcomes=OUTCOMES,
         synthetic=True,
         comparable=False,
         fingerprint=digest(recipe | {"generator": version("deepfake-ecg")}),
@@ -174,7 +175,7 @@ def _folds(manifest: pd.DataFrame, seed: int) -> np.ndarray:
     """Ten folds of internal patients, alike in every combination of outcomes; external rows 0."""
     internal = np.flatnonzero(~manifest.external)
     rows = manifest.iloc[internal]
-    combined = rows[list(synthetic.OUTCOMES)].to_numpy() @ (1, 2, 4)
+    combined = rows[list(OUTCOMES)].to_numpy() @ (1, 2, 4)
     folds = np.zeros(len(manifest), np.int64)
     splitter = StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():

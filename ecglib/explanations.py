@@ -153,10 +153,10 @@ def lead_shares(explained: Sequence[Explained]) -> pd.DataFrame:
 def pointing(study: Study, explained: Sequence[Explained]) -> pd.DataFrame:
     """How much of the saliency lies on the pixels of the outcome's sign, beside their share of the picture.
 
-    Columns: outcome, model, fraction, kind, n, n_unsigned, on_sign, sign_area, on_ink, ink_area (shares, means
-    over n ECGs). A model that looks nowhere in particular has on_sign equal to sign_area. ECGs without any
-    pixel of the sign (labelled by mistake, or too faint) have no right answer: they are counted in n_unsigned
-    and left out. No row where nobody knows the sign.
+    Columns: outcome, model, fraction, kind, n, n_unsigned, on_sign, sign_area, on_ink, ink_area (shares,
+    means over n ECGs). A model that looks nowhere in particular has on_sign equal to sign_area. ECGs without
+    any pixel of the sign (labelled by mistake, or too faint) have no right answer: they are counted in
+    n_unsigned and left out. No row where nobody knows the sign.
     """
     filters, image = study.profile.settings(FilterSettings), study.profile.settings(ImageSettings)
     rows = []

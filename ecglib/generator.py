@@ -34,20 +34,26 @@ def generate(noise: np.ndarray) -> np.ndarray:
 
 @cache
 def _generator() -> Any:
-    """The generator with the weights from its wheel."""
+    """The generator with the weights from its wheel, ready to run fast."""
     import deepfakeecg
-    import torch
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it names an initialiser that torch has renamed
         generator = deepfakeecg.Generator()
-    weights = Path(deepfakeecg.__file__).parent / "checkpoints" / "g_stat.pt"
-    generator.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["stat_dict"])
+    generator.load_state_dict(_weights())
     generator.eval().requires_grad_(False)
     for number, length in _LENGTHS.items():
         name = f"deconv_{number}"
         setattr(generator, name, _folded(getattr(generator, name), length))
     return generator
+
+
+def _weights() -> dict[str, Any]:
+    import deepfakeecg
+    import torch
+
+    path = Path(deepfakeecg.__file__).parent / "checkpoints" / "g_stat.pt"
+    return torch.load(path, map_location="cpu", weights_only=True)["stat_dict"]
 
 
 def _folded(layer: Any, length: int) -> Any:

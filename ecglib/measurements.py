@@ -84,8 +84,8 @@ def measure(waveform: np.ndarray, sampling_rate: float) -> dict[str, float]:
 
     st_* are means over a group of leads 60 ms after the J point; t_* means of the T waves' largest
     deviations; q_* the deepest Q; limb_voltage the mean of R + S over the limb leads; qtc Fridericia's; the
-    axis follows from the areas of QRS in I and aVF. NaN only for intervals and axis that cannot be told: no T
-    wave above the noise, or no net area. EcglibError where no beat is found or a sample is missing.
+    axis follows from the areas of QRS in I and aVF. NaN only for intervals and axis that cannot be told: no
+    T wave above the noise, or no net area. EcglibError where no beat is found or a sample is missing.
     """
     found = delineate(waveform, sampling_rate)
     qt_ms = (found.t_off - found.qrs_on) * 1000 / RATE_HZ if found.t_off > 0 else np.nan
@@ -114,9 +114,8 @@ def measure(waveform: np.ndarray, sampling_rate: float) -> dict[str, float]:
 
 def measure_many(waveforms: Iterable[np.ndarray], sampling_rate: float) -> pd.DataFrame:
     """`measure` of each waveform: one row each, one column a measurement."""
-    return pd.DataFrame(
-        [measure(waveform, sampling_rate) for waveform in waveforms], columns=list(MEASUREMENTS)
-    )
+    rows = [measure(waveform, sampling_rate) for waveform in waveforms]
+    return pd.DataFrame(rows, columns=pd.Index(MEASUREMENTS))
 
 
 def delineate(waveform: np.ndarray, sampling_rate: float) -> Delineation:

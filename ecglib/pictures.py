@@ -72,7 +72,7 @@ def evidence(cohort: Cohort, row: int, outcome: str, seconds: float = 5.0) -> Pl
 
 @styled
 def kinds(seed: int, patient: int = 0) -> Plot:
-    """One made beat of every kind of ECG at full severity, for one patient, over the same patient's healthy beat.
+    """One made beat of every kind of ECG at full severity, over the same patient's healthy beat.
 
     A column for each kind, a row for each of the eight leads; the samples that carry an outcome's sign stand
     in another colour. A square of the grid is 0.2 s by 0.5 mV.
@@ -91,13 +91,11 @@ def kinds(seed: int, patient: int = 0) -> Plot:
             ax.plot(times, well[start:stop], color=FAINT, linewidth=0.6)
             ax.plot(times, lead[start:stop], color=INK, linewidth=0.8)
             ax.plot(times, np.where(mark, lead, np.nan)[start:stop], color=WARM, linewidth=0.9)
-            ax.set(
-                xticks=np.arange(0, 0.81, 0.2), yticks=np.arange(-2, 3.1, 0.5), xticklabels=[], yticklabels=[]
-            )
-            ax.tick_params(length=0)
+            ax.set(xticks=np.arange(0, 0.81, 0.2), yticks=np.arange(-2, 3.1, 0.5))
+            ax.tick_params(length=0, labelbottom=False, labelleft=False)
             ax.grid(True, axis="both", linewidth=0.4)
             ax.spines[:].set_visible(False)
-        column[0].set_title(name.replace(", ", ",\n").replace(" ", "\n"), fontsize=6.5, loc="center")
+        column[0].set_title(name, fontsize=7, rotation=40, loc="left")
     axes[0, 0].set_ylim(-2.4, 3.0)
     for ax, lead in zip(axes[:, 0], LEADS_8, strict=True):
         ax.set_ylabel(lead, rotation=0, ha="right", va="center")

@@ -154,13 +154,13 @@ def example_rows(cohort: Cohort) -> dict[str, int]:
     """
     marked = cohort.manifest[list(cohort.outcomes)]
     n_outcomes = marked.sum(axis=1)
-    shown = pd.DataFrame(0.0, marked.index, list(CONDITIONS))
+    shown = pd.DataFrame(dict.fromkeys(CONDITIONS, 0.0), marked.index)
     if cohort.drawn is not None:
         shown = cohort.drawn[[f"{name}_severity" for name in CONDITIONS]].set_axis(list(CONDITIONS), axis=1)
     others = shown.sum(axis=1)
     fits = {"No outcome": (n_outcomes == 0) * (1 + (others == 0))}
     for outcome in cohort.outcomes:
-        own = shown.get(outcome, 0.0 * others)
+        own = shown[outcome] if outcome in shown else 0.0 * others
         alone = (n_outcomes == 1) & (others == own)
         fits[outcome_name(outcome)] = marked[outcome] * (2 + alone + 0.9 * own)
     return {name: int(fit.to_numpy().argmax()) for name, fit in fits.items() if fit.any()}
@@ -197,7 +197,7 @@ def criteria_table(cohort: Cohort, n: int = 25) -> Table:
             records, people = cohort.read_many(chosen), cohort.manifest.iloc[chosen]
             made = [record.select(LEADS_8) for record in records]
             share = _share_met(made, records[0].sampling_rate, people.age, people.sex)
-            rows[name] = {"ECGs": len(chosen)} | share
+            rows[name] = {"ECGs": len(chosen), **share}
     return Table(pd.DataFrame(rows).T.rename_axis("ECGs with"))
 
 
@@ -208,7 +208,7 @@ def _share_met(
         criteria_met(waveform, sampling_rate, age, sex)
         for waveform, age, sex in zip(waveforms, ages, sexes, strict=True)
     ]
-    return {name: round(100 * float(share)) for name, share in pd.DataFrame(met).mean().items()}
+    return {name: round(100 * float(np.mean([one[name] for one in met]))) for name in CRITERIA}
 
 
 def criteria_sources() -> Table:
