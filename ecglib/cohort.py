@@ -39,6 +39,8 @@ class Cohort:
     fingerprint: changes when the data change.
     other_patients: True for a hospital's own, whose counts and scores are not the paper's to reproduce.
     origins: where each outcome's labels come from, in words. notes: how the cohort came about, sentences.
+    drawn: the embedded cohort's table from `synthetic.draw_cohort`, row for row: who is truly ill, and how
+    strongly each condition shows; None for recordings.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Cohort:
     other_patients: bool = False
     origins: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    drawn: pd.DataFrame | None = None
 
     def __len__(self) -> int:
         """Count the records."""
@@ -67,7 +70,8 @@ class Cohort:
     def evidence(self, rows: Rows) -> np.ndarray | None:
         """Where the outcomes' signs were put: uint8 (n, 8, samples), bit k = outcome k.
 
-        At the record's own sampling rate; None where nobody knows (real recordings).
+        At the record's own sampling rate; None where nobody knows (real recordings). It follows the truth: an
+        ECG labelled by mistake has none.
         """
         return self.waveforms.evidence(rows)
 

@@ -22,6 +22,7 @@ from ecglib.hospital import open_hospital
 from ecglib.provenance import code_hash, digest, file_sha256
 from ecglib.records import LEADS_8, Record, read_wfdb
 from ecglib.reports import HCM_RULES
+from ecglib.signs import OUTCOMES
 from ecglib.synthetic import Rows
 
 # The records of 1.0.1 that 1.0.3 withdrew.
@@ -144,23 +145,24 @@ class _Generated:
 
 def _open_embedded(settings: CohortSettings) -> Cohort:
     drawn = synthetic.draw_cohort(settings.n_patients, settings.seed)
-    columns = ["record_id", "patient_id", "site", "age", "sex", *synthetic.OUTCOMES]
+    columns = ["record_id", "patient_id", "site", "age", "sex", *OUTCOMES]
     manifest = drawn[columns].assign(
         external=drawn.site == synthetic.EXTERNAL_SITE,
         device="generator, site " + drawn.site,
     )
-    manifest["strat_fold"] = make_folds(manifest, synthetic.OUTCOMES, settings.seed)
+    manifest["strat_fold"] = make_folds(manifest, OUTCOMES, settings.seed)
     code = code_hash("ecglib.synthetic")
     recipe = {"patients": settings.n_patients, "seed": settings.seed, "code": code}
     return Cohort(
         name="Embedded synthetic cohort",
-        manifest=ordered(manifest, synthetic.OUTCOMES),
-        outcomes=synthetic.OUTCOMES,
+        manifest=ordered(manifest, OUTCOMES),
+        outcomes=OUTCOMES,
         synthetic=True,
         comparable=False,
         fingerprint=digest(recipe | {"generator": version("deepfake-ecg")}),
         waveforms=_Generated(drawn, settings.seed),
-        origins=dict.fromkeys(synthetic.OUTCOMES, "put into the beats by code"),
+        origins=dict.fromkeys(OUTCOMES, "put into the beats by code"),
+        drawn=drawn,
     )
 
 

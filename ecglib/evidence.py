@@ -1,6 +1,8 @@
 """Where an ECG shows an outcome: the samples and the pixels that carry its sign, where that is known.
 
-It is known for the embedded cohort, whose signs were put in by code; of a recording nobody knows it.
+It is known for the embedded cohort, whose signs were put in by code; of a recording nobody knows it. It
+follows the truth and not the label: an ECG that is labelled with an outcome by mistake, or shows it too
+faintly, has no marked sample, and whoever averages over signs leaves it out.
 """
 
 from collections.abc import Sequence

@@ -151,9 +151,10 @@ def lead_shares(explained: Sequence[Explained]) -> pd.DataFrame:
 def pointing(study: Study, explained: Sequence[Explained]) -> pd.DataFrame:
     """How much of the saliency lies on the pixels of the outcome's sign, beside their share of the picture.
 
-    Columns: outcome, model, fraction, kind, n, on_sign, sign_area, on_ink, ink_area (shares, means over
-    ECGs). A model that looks nowhere in particular has on_sign equal to sign_area. No row where nobody knows
-    the sign.
+    Columns: outcome, model, fraction, kind, n, n_unsigned, on_sign, sign_area, on_ink, ink_area (shares,
+    means over n ECGs). A model that looks nowhere in particular has on_sign equal to sign_area. ECGs without
+    any pixel of the sign (labelled by mistake, or too faint) have no right answer: they are counted in
+    n_unsigned and left out. No row where nobody knows the sign.
     """
     filters, image = study.profile.settings(FilterSettings), study.profile.settings(ImageSettings)
     rows = []
@@ -164,11 +165,14 @@ def pointing(study: Study, explained: Sequence[Explained]) -> pd.DataFrame:
         )
         if signs is None:
             continue
-        weights = one.maps[one.has_map] / one.maps[one.has_map].sum(axis=(1, 2), keepdims=True)
-        row = {name: getattr(one.cell, name) for name in ("outcome", "model", "fraction", "kind")} | {
-            "n": len(kept)
-        }
-        for name, mask in (("sign", signs), ("ink", study.images.pixels(kept) < 255)):
+        shows = signs.any(axis=(1, 2))
+        if not shows.any():
+            continue
+        maps = one.maps[one.has_map][shows]
+        weights = maps / maps.sum(axis=(1, 2), keepdims=True)
+        row = {name: getattr(one.cell, name) for name in ("outcome", "model", "fraction", "kind")}
+        row |= {"n": int(shows.sum()), "n_unsigned": int((~shows).sum())}
+        for name, mask in (("sign", signs[shows]), ("ink", study.images.pixels(kept[shows]) < 255)):
             row |= {f"on_{name}": (weights * mask).sum(axis=(1, 2)).mean(), f"{name}_area": mask.mean()}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -185,6 +189,7 @@ def pointing_table(study: Study, explained: Sequence[Explained]) -> Table:
             "labels": [f"{100 * fraction:g} %" for fraction in table.fraction],
             "model": table.model.map(model_name),
             "ECGs": table.n,
+            "left out: no sign": table.n_unsigned,
             "saliency on the sign (%)": (100 * table.on_sign).round(1),
             "area of the sign (%)": (100 * table.sign_area).round(1),
             "factor, sign": (table.on_sign / table.sign_area).round(2),

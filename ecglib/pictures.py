@@ -6,12 +6,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 
+from ecglib.beats import find_r_peaks
 from ecglib.cohort import Cohort
 from ecglib.evidence import sign_samples
 from ecglib.image import ImageSettings, lead_rows, lead_time_to_pixel
 from ecglib.records import LEADS_8
 from ecglib.saliency import overlay
 from ecglib.style import ACCENT, FAINT, INK, WARM, WIDTH_IN, Plot, hide_axes, new_plot, styled
+from ecglib.synthetic import KINDS, SAMPLING_RATE, textbook_cases
+from ecglib.synthetic import waveforms as waveforms_of
 
 GRID = 14  # patches in a row
 SIGN_RGB = (213, 94, 0)  # the colour WARM on images
@@ -68,21 +71,34 @@ def evidence(cohort: Cohort, row: int, outcome: str, seconds: float = 5.0) -> Pl
 
 
 @styled
-def examples(
-    cohort: Cohort, rows: Mapping[str, int], leads: Sequence[str] = ("II", "V2", "V5"), seconds: float = 2.5
-) -> Plot:
-    """Some leads of several ECGs, one line for each: a name (`Low LVEF`) -> the row of the manifest."""
-    figure = new_plot(1.05 * len(rows) + 0.5)
-    axes = figure.subplots(len(rows), len(leads), sharex=True, sharey=True, squeeze=False)
-    for line, (name, row) in zip(axes, rows.items(), strict=True):
-        record = cohort.read(row)
-        kept = record.select(leads)[:, : round(seconds * record.sampling_rate)]
-        for ax, lead, samples in zip(line, leads, kept, strict=True):
-            ax.plot(np.arange(len(samples)) / record.sampling_rate, samples, color=INK, linewidth=0.9)
-            ax.set_title(f"{name}: {lead}")
-        line[0].set_ylabel("mV")
-    for ax in axes[-1]:
-        ax.set(xlabel="Time (s)", xlim=(0, seconds), xticks=np.arange(0, seconds, 1.0))
+def kinds(seed: int, patient: int = 0) -> Plot:
+    """One made beat of every kind of ECG at full severity, over the same patient's healthy beat.
+
+    A column for each kind, a row for each of the eight leads; the samples that carry an outcome's sign stand
+    in another colour. A square of the grid is 0.2 s by 0.5 mV.
+    """
+    people = {name: textbook_cases(kind, patient + 1, seed) for name, kind in KINDS.items()}
+    made = {name: waveforms_of(table, [patient], seed) for name, table in people.items()}
+    (healthy,), _ = made["Well"]
+    peaks = find_r_peaks(healthy, SAMPLING_RATE)
+    start = int(peaks[len(peaks) // 2] - 0.25 * SAMPLING_RATE)
+    stop = start + int(0.8 * SAMPLING_RATE)
+    times = np.arange(stop - start) / SAMPLING_RATE
+    figure = new_plot(6.6)
+    axes = figure.subplots(len(LEADS_8), len(made), sharex=True, sharey=True)
+    for column, (name, ((waveform,), (signs,))) in zip(axes.T, made.items(), strict=True):
+        for ax, lead, well, mark in zip(column, waveform, healthy, signs > 0, strict=True):
+            ax.plot(times, well[start:stop], color=FAINT, linewidth=0.6)
+            ax.plot(times, lead[start:stop], color=INK, linewidth=0.8)
+            ax.plot(times, np.where(mark, lead, np.nan)[start:stop], color=WARM, linewidth=0.9)
+            ax.set(xticks=np.arange(0, 0.81, 0.2), yticks=np.arange(-2, 3.1, 0.5))
+            ax.tick_params(length=0, labelbottom=False, labelleft=False)
+            ax.grid(True, axis="both", linewidth=0.4)
+            ax.spines[:].set_visible(False)
+        column[0].set_title(name, fontsize=7, rotation=40, loc="left")
+    axes[0, 0].set_ylim(-2.4, 3.0)
+    for ax, lead in zip(axes[:, 0], LEADS_8, strict=True):
+        ax.set_ylabel(lead, rotation=0, ha="right", va="center")
     return figure
 
 

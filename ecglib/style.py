@@ -31,7 +31,16 @@ MODEL_COLOURS = {
     "mobilenetv2": _PALETTE[2],
 }
 MODEL_MARKERS = {"heartbeit": "o", "random": "s", "efficientnet_lite2": "^", "mobilenetv2": "D"}
-OUTCOME_NAMES = {"low_lvef": "Low LVEF", "hcm": "HCM", "stemi": "STEMI", "mi_any": "Any infarction"}
+OUTCOME_NAMES = {
+    "low_lvef": "Low LVEF",
+    "hcm": "HCM",
+    "stemi": "STEMI",
+    "mi_any": "Any infarction",
+    "early_repolarisation": "Early repolarisation",
+    "hypertension": "Hypertension (LVH)",
+    "old_infarct": "Old infarct",
+    "lbbb_alone": "LBBB alone",
+}
 PART_NAMES = {
     "train": "Training",
     "validation": "Validation",

@@ -5,14 +5,16 @@ Tables come as text that is ready to be read; sentences are Markdown. No number 
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from ecglib import synthetic
 from ecglib.claims import read_claims
 from ecglib.cohort import Cohort, known_labels
+from ecglib.criteria import CRITERIA, criteria_met
 from ecglib.datasets import REMOVED_IN_1_0_3, read_ptbxl_table, read_scp_statements
 from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings
@@ -21,6 +23,7 @@ from ecglib.labels import STEMI_DEFINITIONS, stemi_label
 from ecglib.pictures import GRID
 from ecglib.quality import FAULTS, UNUSABLE, QualitySettings
 from ecglib.records import LEADS_8
+from ecglib.signs import CONDITIONS
 from ecglib.splits import EXCLUDED, SPLITS
 from ecglib.style import PART_NAMES, Table, outcome_name
 from ecglib.tokenizer import MAX_COMMONEST_SHARE, MAX_ERROR_RATIO, MIN_CODES, MIN_PERPLEXITY
@@ -220,11 +223,21 @@ def stemi_definitions(cohort: Cohort, data_dir: Path | None, chosen: str) -> Tab
 
 
 def example_rows(cohort: Cohort, usable: pd.Series) -> dict[str, int]:
-    """One usable ECG without any outcome and one with each, alone if there is such a one: name -> row."""
+    """One usable ECG without any outcome and one with each, alone if there is such a one: name -> row.
+
+    Where it is known how strongly each condition shows: the strongest, and an ECG without any.
+    """
     marked = cohort.manifest[list(cohort.outcomes)]
     n_outcomes = (marked == 1).sum(axis=1)
-    fits = {"No outcome": (marked == 0).all(axis=1).astype(int)}
-    fits |= {outcome_name(o): (marked[o] == 1) * (2 + (n_outcomes == 1)) for o in cohort.outcomes}
+    shown = pd.DataFrame(dict.fromkeys(CONDITIONS, 0.0), marked.index)
+    if cohort.drawn is not None:
+        shown = cohort.drawn[[f"{name}_severity" for name in CONDITIONS]].set_axis(list(CONDITIONS), axis=1)
+    others = shown.sum(axis=1)
+    fits = {"No outcome": (marked == 0).all(axis=1) * (1 + (others == 0))}
+    for outcome in cohort.outcomes:
+        own = shown[outcome] if outcome in shown else 0.0 * others
+        alone = (n_outcomes == 1) & (others == own)
+        fits[outcome_name(outcome)] = (marked[outcome] == 1) * (2 + alone + 0.9 * own)
     fits = {name: (fit * usable).to_numpy() for name, fit in fits.items()}
     return {name: int(fit.argmax()) for name, fit in fits.items() if fit.any()}
 
@@ -239,6 +252,58 @@ def sign_example(cohort: Cohort, usable: pd.Series) -> tuple[str, int]:
         if outcome_name(outcome) in rows:
             return outcome, rows[outcome_name(outcome)]
     raise EcglibError(f"{cohort.name}: no usable ECG has any outcome; take more ECGs")
+
+
+def textbook_table(seed: int, n: int = 25) -> Table:
+    """Of n made ECGs of each kind at full severity the share that meets each criterion, in percent.
+
+    What a kind must meet is marked.
+    """
+    rows = {}
+    for name, kind in synthetic.KINDS.items():
+        people = synthetic.textbook_cases(kind, n, seed)
+        made, _ = synthetic.waveforms(people, np.arange(n), seed)
+        share = _share_met(list(made), synthetic.SAMPLING_RATE, people.age, people.sex)
+        rows[name] = {c: f"{value} ✓" if c in kind.criteria else f"{value}" for c, value in share.items()}
+    return Table(pd.DataFrame(rows).T.rename_axis("kind of ECG"))
+
+
+def criteria_table(cohort: Cohort, n: int = 25) -> Table:
+    """Of the first n ECGs with each outcome the share that meets each criterion, in percent.
+
+    Where conditions are known, of the ECGs that truly have one, mimics too; else of those labelled.
+    """
+    known = cohort.drawn
+    marked = cohort.manifest[list(cohort.outcomes)] > 0
+    if known is not None:
+        marked = pd.DataFrame({name: known[f"{name}_severity"] > 0 for name in CONDITIONS})
+    groups = {"None of these": ~marked.any(axis=1)} | {outcome_name(name): marked[name] for name in marked}
+    rows: dict[str, dict[str, object]] = {}
+    for name, group in groups.items():
+        chosen = np.flatnonzero(group & cohort.manifest.age.notna())[:n]
+        if len(chosen):
+            records, people = cohort.read_many(chosen), cohort.manifest.iloc[chosen]
+            made = [record.select(LEADS_8) for record in records]
+            share = _share_met(made, records[0].sampling_rate, people.age, people.sex)
+            rows[name] = {"ECGs": len(chosen), **share}
+    return Table(pd.DataFrame(rows).T.rename_axis("ECGs with"))
+
+
+def _share_met(
+    waveforms: Sequence[np.ndarray], sampling_rate: float, ages: pd.Series, sexes: pd.Series
+) -> dict[str, int]:
+    met = [
+        criteria_met(waveform, sampling_rate, age, sex)
+        for waveform, age, sex in zip(waveforms, ages, sexes, strict=True)
+    ]
+    return {name: round(100 * float(np.mean([one[name] for one in met]))) for name in CRITERIA}
+
+
+def criteria_sources() -> Table:
+    """What each criterion asks for."""
+    return Table({"asks for": {name: inspect.getdoc(rule) for name, rule in CRITERIA.items()}}).rename_axis(
+        "criterion"
+    )
 
 
 def people(cohort: Cohort, rows: Mapping[str, int]) -> Table:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupShuffleSplit
 
-from ecglib import synthetic
+from ecglib import signs, synthetic
 from ecglib.cohort import make_folds
 from ecglib.datasets import REMOVED_IN_1_0_3
 from ecglib.errors import EcglibError
@@ -170,7 +170,7 @@ def drawn() -> list[pd.DataFrame]:
     for seed in range(20):
         table = synthetic.draw_cohort(2150, seed)
         table = table.assign(external=table.site == synthetic.EXTERNAL_SITE)
-        manifests.append(table.assign(strat_fold=make_folds(table, synthetic.OUTCOMES, seed)))
+        manifests.append(table.assign(strat_fold=make_folds(table, signs.OUTCOMES, seed)))
     return manifests
 
 
@@ -178,7 +178,7 @@ def deviations(drawn: list[pd.DataFrame], split: str) -> pd.DataFrame:
     """Percentage points between each part's prevalence and that of all internal ECGs, by seed and part."""
     found = {}
     for seed, manifest in enumerate(drawn):
-        internal = manifest.loc[~manifest.external, list(synthetic.OUTCOMES)]
+        internal = manifest.loc[~manifest.external, list(signs.OUTCOMES)]
         found[seed] = 100 * (internal.groupby(assign(manifest, split)).mean() - internal.mean())
     return pd.concat(found)
 
@@ -202,7 +202,7 @@ def test_the_papers_split_cannot_keep_them_and_strays_as_chance_does(drawn: list
     """GroupShuffleSplit draws patients blindly: the spread is that of a random fifth of them."""
     strayed = deviations(drawn, "seed42").xs("test", level=1)
     assert (strayed.abs().max() > 0.5).all()
-    z = strayed.to_numpy() / [[100 * by_chance(m, o) for o in synthetic.OUTCOMES] for m in drawn]
+    z = strayed.to_numpy() / [[100 * by_chance(m, o) for o in signs.OUTCOMES] for m in drawn]
     assert np.abs(z).max() < 4.5
     assert 0.5 < np.sqrt((z**2).mean()) < 1.6
 
