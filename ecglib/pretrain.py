@@ -33,6 +33,7 @@ from ecglib.shards import ImageStore
 
 HISTORY = ("step", "loss", "accuracy", "majority_accuracy", "learning_rate", "images_per_second")
 NO_DECAY = ("cls_token", "mask_token", "relative_position_bias_table")
+CACHED_IMAGES = 8  # a CPU computes no more at a time: what it needs next is still in its cache
 Callback = Callable[[int, nn.Module], None]
 
 
@@ -51,6 +52,7 @@ class PretrainSettings:
     mask_target: int = 78  # patches to hide in each image, of 196
     drop_path: float = 0.0  # probability that an image skips the last block while training
     clip_norm: float = 3.0  # largest norm of the gradient, 0 for no limit
+    accumulate: int = 0  # parts of a batch computed one by one, 0: as fit a CPU's cache, or one on CUDA
     precision: str = "auto"  # number format: auto, bf16-mixed or 32-true
     checkpoint_every: int = 100  # steps between checkpoints
     seed: int = 0  # seed of weights, order, masks and drop path
@@ -58,7 +60,7 @@ class PretrainSettings:
     def __post_init__(self) -> None:
         resolve_precision(self.precision)
         least = {"steps": 1, "batch_size": 1, "mask_target": 1, "checkpoint_every": 1}
-        least |= {"weight_decay": 0, "clip_norm": 0, "seed": 0}
+        least |= {"accumulate": 0, "weight_decay": 0, "clip_norm": 0, "seed": 0}
         rules = {name: (getattr(self, name) >= bound, f"at least {bound}") for name, bound in least.items()}
         rules |= {
             "size": (self.size in SIZES, f"one of {', '.join(SIZES)}"),
@@ -111,9 +113,18 @@ class _Run:
         # torch's default betas, 0.9 and 0.999, and eps, 1e-8, are BEiT's.
         optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
+        self.n_parts = self._count_parts()
         self.history: list[list[float]] = []  # one row a step, columns HISTORY
         self.waiting: list[Tensor] = []
         self.clock = time.perf_counter()
+
+    def _count_parts(self) -> int:
+        """Parts in which each process computes its batch: the same number in all."""
+        batch_size, n_processes = self.settings.batch_size, self.fabric.world_size
+        fitting = (
+            math.ceil(batch_size / n_processes / CACHED_IMAGES) if self.fabric.device.type == "cpu" else 1
+        )
+        return min(self.settings.accumulate or fitting, batch_size // n_processes)
 
     def update(self, step: int) -> None:
         """Learn from the step's batch, of which each process takes its part."""
@@ -124,19 +135,28 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, settings)
         pixels, mask, hidden = self.corpus.batch(step, fabric.global_rank, fabric.world_size)
-        images = normalise(torch.from_numpy(pixels).to(fabric.device))
-        targets = torch.from_numpy(hidden).to(fabric.device)
-        logits = self.model(images, torch.from_numpy(mask))
-        loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
-        n_masked = self._add_over_processes(loss.new_tensor(float(len(hidden))))
-        # Processes average their gradients: this makes the average that of the whole batch's mean loss.
-        fabric.backward(loss * (fabric.world_size / n_masked))
+        n_masked = self._add_over_processes(torch.tensor(float(len(hidden)), device=fabric.device))
+        parts = np.array_split(np.arange(len(pixels)), self.n_parts)
+        starts = np.cumsum([0, *(mask[part].sum() for part in parts)])
+        sums = torch.zeros(3, device=fabric.device)
+        for i, part in enumerate(parts):
+            with fabric.no_backward_sync(self.model, enabled=i < len(parts) - 1):
+                sums += self._learn(pixels[part], mask[part], hidden[starts[i] : starts[i + 1]], n_masked)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        right, majority = logits.argmax(1) == targets, targets == self.corpus.commonest
-        shares = torch.stack([loss.detach(), right.sum(), majority.sum()]) / n_masked
-        self.waiting.append(torch.cat([shares, norm.reshape(1) / fabric.world_size]))
+        self.waiting.append(torch.cat([sums / n_masked, norm.reshape(1) / fabric.world_size]))
+
+    def _learn(self, pixels: np.ndarray, mask: np.ndarray, hidden: np.ndarray, n_masked: Tensor) -> Tensor:
+        """Add to the gradients; return sums of the loss, right answers, and those by the commonest token."""
+        images = normalise(torch.from_numpy(pixels).to(self.fabric.device))
+        targets = torch.from_numpy(hidden).to(self.fabric.device)
+        logits = self.model(images, torch.from_numpy(mask))
+        loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
+        # Processes average their gradients: this makes the average that of the whole batch's mean loss.
+        self.fabric.backward(loss * (self.fabric.world_size / n_masked))
+        right = logits.max(1).indices == targets  # argmax would take four times as long on a CPU
+        return torch.stack([loss.detach(), right.sum(), (targets == self.corpus.commonest).sum()])
 
     def _add_over_processes(self, values: Tensor) -> Tensor:
         if self.fabric.world_size > 1:  # not Fabric's all_reduce, which waits at a barrier first

@@ -1,7 +1,8 @@
 """Pretrained weights by name: `ecglib.load("heartbeit_tiny")`, from files that come with the package.
 
 A folder of `ecglib/weights` holds `encoder.safetensors` (encoder, mask token and pretraining head) and
-`tokenizer.safetensors`, both in bfloat16, with all that is known of how they were made.
+`tokenizer.safetensors`, with all that is known of how they were made: the first in bfloat16; the second,
+which is small, in float32, because rounding changes every eighth token (12 % of 59,000, measured).
 """
 
 from collections.abc import Iterable, Mapping
@@ -93,15 +94,22 @@ def load(name: str, weights: Path | None = None) -> Pretrained:
     return Pretrained(name, folder, model, tokenizer, metadata)
 
 
-def publish(encoder: Path, tokenizer: Path, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+def publish(
+    encoder: Path,
+    tokenizer: Path,
+    folder: Path,
+    dtype: torch.dtype = torch.bfloat16,
+    tokenizer_dtype: torch.dtype = torch.float32,
+) -> None:
     """Write the public files of the encoder at `encoder` and of the tokenizer in the folder `tokenizer`.
 
+    dtype: the encoder's number format; `tokenizer_dtype` the tokenizer's.
     Raises EcglibError where the encoder was pretrained with another tokenizer or on images drawn otherwise.
     """
     words = Tokenizer.load(tokenizer)
     metadata = read_checkpoint(encoder).metadata
     model = _require_pair(encoder, metadata, words)
-    words.save(folder, dtype)
+    words.save(folder, tokenizer_dtype)
     stored = Tokenizer.load(folder).metadata["weights_sha256"]
     save_encoder(
         folder / ENCODER, model, {**metadata, "tokenizer_sha256": stored}, dtype

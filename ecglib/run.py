@@ -14,6 +14,8 @@ from typing import Any, TextIO
 import psutil
 import torch
 
+from ecglib.cohort import Cohort
+from ecglib.croissant import write_description
 from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.errors import EcglibError
 from ecglib.estimates import estimate_steps
@@ -24,12 +26,12 @@ from ecglib.study import open_data, page_key, pages, runs_folder
 BOOK_FILES = ("book/**/*", "docs/**/*", "_config.yml", "_toc.yml")
 
 
-def make_plan(profile: Profile, data: DataPaths, html: Path | None = None) -> dict[str, Any]:
-    """All that the Snakefile needs: each page's source, key, arguments and the pages that it reads."""
+def make_plan(profile: Profile, cohort: Cohort, html: Path | None = None) -> dict[str, Any]:
+    """All that the Snakefile needs: each page's source, key, arguments and the pages that it reads.
+
+    `profile` and `cohort` as `open_data` gives them.
+    """
     folder = runs_folder(profile)
-    profile, cohort = open_data(profile, data)
-    for note in cohort.notes:
-        say(note)
     book = {str(p.relative_to(ROOT)): file_sha256(p) for glob in BOOK_FILES for p in _tracked(glob)}
     entries = {
         page: {
@@ -51,6 +53,7 @@ def make_plan(profile: Profile, data: DataPaths, html: Path | None = None) -> di
         "description": profile.description,
         "folder": str(folder),
         "python": sys.executable,
+        "shares_manifest": not cohort.other_patients,
         "html": str(html.resolve() if html else folder / "html"),
         "pages": entries,
         "book_key": digest([book, {page: entry["key"] for page, entry in entries.items()}]),
@@ -82,9 +85,13 @@ def run_profile(name: str, data: DataPaths, overrides: Sequence[str], html: Path
     """Make a profile's book; raises EcglibError with the first failed page's own message."""
     profile, started = load_profile(name, overrides), time.time()
     folder = runs_folder(profile)
-    plan = make_plan(profile, data, html)
+    profile, cohort = open_data(profile, data)
+    for note in cohort.notes:
+        say(note)
+    plan = make_plan(profile, cohort, html)
     with alone(folder) as lock:
         _write_plan(plan, folder)
+        write_description(folder, cohort, profile.settings(CohortSettings), data.folder)
         environment = os.environ | data.environment() | {"ECGLIB_PROGRESS": str(folder / "progress")}
         code = _follow(_start_snakemake(folder, environment, lock), folder)
         if code:
@@ -254,6 +261,8 @@ def dry_run(name: str, data: DataPaths, overrides: Sequence[str]) -> None:
     if data.folder or profile.settings(CohortSettings).source == "embedded":
         folder = runs_folder(profile)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_plan(make_plan(profile, data), folder)
+        profile, cohort = open_data(profile, data)
+        _write_plan(make_plan(profile, cohort), folder)
+        write_description(folder, cohort, profile.settings(CohortSettings), data.folder)
     print(steps.to_string(index=False))
     print(f"together about {steps['hours'].sum():,.1f} hours on this machine")

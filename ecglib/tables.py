@@ -5,7 +5,7 @@ Tables come as text that is ready to be read; sentences are Markdown. No number 
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,20 +36,24 @@ COMBINATIONS = {
     "ecg-natural": "ECG and photograph",
     "blank-natural": "Blank page and photograph",
 }
-# Table 1 of the paper, as printed.
-PAPER_COHORTS = pd.DataFrame(
-    {
-        "outcome": ["low_lvef", "hcm", "stemi"],
-        "label from": [
-            "echo report: ejection fraction at most 40 %",
-            "echo report: any mention",
-            "PTB-XL, rule not stated",
-        ],
-        "fine-tuning (prevalence)": ["511,491 (18 %)", "78,831 (38 %)", "17,449 (5.7 %)"],
-        "internal test (prevalence)": ["20,448 (18.5 %)", "20,448 (38.8 %)", "4,352 (5.4 %)"],
-        "external": ["1,480", "3,859", "-"],
-    }
-)
+# Table 1 of the paper, as printed: ECGs and prevalence (%) of each set; "-" where it prints none.
+PAPER_COHORTS = {
+    ("low_lvef", "Fine-tuning"): ("511,491", "18"),
+    ("low_lvef", "Internal test"): ("20,448", "18.5"),
+    ("low_lvef", "External"): ("1,480", "-"),
+    ("hcm", "Fine-tuning"): ("78,831", "38"),
+    ("hcm", "Internal test"): ("20,448", "38.8"),
+    ("hcm", "External"): ("3,859", "-"),
+    ("stemi", "Fine-tuning"): ("17,449", "5.7"),
+    ("stemi", "Internal test"): ("4,352", "5.4"),
+}
+PAPER_LABELS = {
+    "low_lvef": "echo report: ejection fraction at most 40 %",
+    "hcm": "echo report: any mention",
+    "stemi": "PTB-XL, rule not stated",
+}
+# The paper has no validation part: what it fine-tunes on is ours for training and validation.
+SETS = {"Fine-tuning": ("train", "validation"), "Internal test": ("test",), "External": ("external",)}
 
 
 # --- the data ---
@@ -86,34 +90,37 @@ def outcome_sentence(cohort: Cohort, outcome: str) -> str:
 
 
 def cohort_table(cohort: Cohort, parts: pd.Series) -> Table:
-    """The form of the paper's Table 1: a row for each part; size, age, sex and prevalence."""
-    present = [part for part in PART_NAMES if (parts == part).any()]
-    rows = [_describe(cohort.manifest.loc[parts == part], cohort.outcomes) for part in present]
-    rows.append(_describe(cohort.manifest, cohort.outcomes))
-    return Table(rows, index=pd.Index([*(PART_NAMES[p] for p in present), "All"], name="part"))
+    """The paper's Table 1 for this source: a row for each outcome and set, ours and the paper's side by side.
+
+    `parts` names the part of every row, as `study.parts` does; ECGs whose label nobody gave count in no set.
+    "-" marks what does not exist, here or there.
+    """
+    rows = {}
+    for outcome in dict.fromkeys((*PAPER_LABELS, *cohort.outcomes)):
+        for name, members in SETS.items():
+            chosen = cohort.manifest.loc[parts.isin(members)]
+            labels = known_labels(chosen, outcome) if outcome in cohort.outcomes else pd.Series(dtype=float)
+            paper = PAPER_COHORTS.get((outcome, name), ("-", "-"))
+            if len(labels) or "-" not in paper[0]:
+                rows[outcome_name(outcome), name] = _describe(chosen.loc[labels.index], labels, *paper)
+    return Table(pd.DataFrame(rows).T.rename_axis(["outcome", "set"]))
 
 
-def _describe(manifest: pd.DataFrame, outcomes: Sequence[str]) -> dict[str, object]:
-    age = manifest.age.dropna()
+def _describe(
+    manifest: pd.DataFrame, labels: pd.Series, paper_ecgs: str, paper_prevalence: str
+) -> dict[str, str]:
+    age, known_sex = manifest.age, manifest.sex[manifest.sex != "unknown"]
     return {
-        "ECGs": f"{len(manifest):,}",
-        "patients": f"{manifest.patient_id.nunique():,}",
-        "age, mean ± SD (years)": _mean_and_spread(age),
-        "age missing": int(manifest.age.isna().sum()),
-        "women (%)": f"{100 * (manifest.sex[manifest.sex != 'unknown'] == 'female').mean():.0f}",
-        "sites": manifest.site.nunique(),
-        **{f"{outcome_name(o)} (%)": _prevalence(known_labels(manifest, o)) for o in outcomes},
+        "ECGs": f"{len(labels):,}" if len(labels) else "-",
+        "paper's ECGs": paper_ecgs,
+        "prevalence (%)": f"{100 * labels.mean():.1f}" if len(labels) else "-",
+        "paper's prevalence (%)": paper_prevalence,
+        "patients": f"{manifest.patient_id.nunique():,}" if len(labels) else "-",
+        "age, mean ± SD (years)": f"{age.mean():.0f} ± {age.std():.0f}" if age.notna().sum() > 1 else "-",
+        "age missing": f"{age.isna().sum():,}" if len(labels) else "-",
+        "women (%)": f"{100 * (known_sex == 'female').mean():.0f}" if len(known_sex) else "-",
+        "sites": f"{manifest.site.nunique()}" if len(labels) else "-",
     }
-
-
-def _prevalence(labels: pd.Series) -> str:
-    return f"{100 * labels.mean():.1f}" if len(labels) else "not known"
-
-
-def _mean_and_spread(values: pd.Series) -> str:
-    if len(values) < 2:  # as may be among excluded ECGs
-        return f"{values.iloc[0]:.0f}" if len(values) else "not known"
-    return f"{values.mean():.0f} ± {values.std():.0f}"
 
 
 def split_table(cohort: Cohort, parts_of: Callable[[str], pd.Series]) -> Table:
@@ -186,17 +193,12 @@ def _worst_figures(manifest: pd.DataFrame) -> dict[str, str]:
 
 
 def outcome_sources(cohort: Cohort) -> Table:
-    """The paper's cohorts, and whether each outcome exists in this source of ECGs."""
-    here = {
-        o: cohort.origins.get(o, "does not exist here") for o in (*PAPER_COHORTS.outcome, *cohort.outcomes)
-    }
-    table = PAPER_COHORTS.assign(here=PAPER_COHORTS.outcome.map(here))
-    own = [o for o in cohort.outcomes if o not in set(table.outcome)]
-    extra = pd.DataFrame(
-        {"outcome": own, "label from": "not in the paper", "here": [cohort.origins[o] for o in own]}
-    )
-    table = pd.concat([table, extra], ignore_index=True).fillna("-")
-    return Table(table.assign(outcome=table.outcome.map(outcome_name)).set_index("outcome"))
+    """Where the paper has each outcome's labels from, and where this source of ECGs has them from."""
+    outcomes = list(dict.fromkeys((*PAPER_LABELS, *cohort.outcomes)))
+    here = [cohort.origins.get(o, "does not exist here") for o in outcomes]
+    paper = [PAPER_LABELS.get(o, "not in the paper") for o in outcomes]
+    names = pd.Index([outcome_name(o) for o in outcomes], name="outcome")
+    return Table({"labels in the paper": paper, "labels here": here}, index=names)
 
 
 def stemi_definitions(cohort: Cohort, data_dir: Path | None, chosen: str) -> Table:

@@ -150,6 +150,58 @@ def test_base_has_the_published_numbers_of_parameters() -> None:
     ]
 
 
+def test_one_channel_stands_for_three_equal_ones() -> None:
+    model = small_model()
+    shake(model)
+    images, mask = batch()
+    one = model(images[:, :1], mask)
+    assert difference(one, model(images[:, :1].expand(-1, 3, -1, -1), mask)) < 1e-5
+    assert difference(one, model(images, mask)) > 1e-2
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_drop_path_takes_images_out_of_a_branch_as_timms_blocks_do(training: bool) -> None:
+    model = MaskedImageModel("minute", VOCAB, image_size=IMAGE_SIZE, drop_path=0.6).train(training)
+    shake(model)
+    images, mask = batch(6)
+    torch.manual_seed(0)
+    logits = model(images, mask)
+    encoder = model.encoder
+    x = torch.where(mask.unsqueeze(-1), model.mask_token, encoder.patch_embed(images))
+    x = torch.cat((encoder.cls_token.expand(6, -1, -1), x), dim=1)
+    bias = encoder.get_submodule("rel_pos_bias")()
+    torch.manual_seed(0)
+    for block in encoder.blocks:
+        x = block(x, shared_rel_pos_bias=bias)
+    expected = model.lm_head(encoder.norm(x[:, 1:][mask]))
+    assert logits.abs().max() > 1
+    assert difference(logits, expected) < 2e-5
+
+
+def test_gradients_of_a_bfloat16_batch_are_the_same_every_time_on_two_threads() -> None:
+    model = MaskedImageModel("heartbeit_nano", VOCAB)
+    generator = torch.Generator().manual_seed(0)
+    images, mask = (
+        torch.rand((4, 1, 224, 224), generator=generator),
+        torch.rand((4, 196), generator=generator),
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = []
+        for _ in range(3):
+            model.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(images, mask < 0.4)
+            logits.float().logsumexp(1).sum().backward()
+            gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    finally:
+        torch.set_num_threads(threads)
+    assert len(gradients[0]) == len(list(model.parameters()))
+    for again in gradients[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(gradients[0], again, strict=True))
+
+
 def test_hidden_patches_do_not_reach_the_network() -> None:
     model = small_model()
     shake(model)
@@ -210,7 +262,7 @@ def test_gradients_of_the_bias_are_the_same_every_time_on_two_threads() -> None:
 def test_normalised_pixels_run_from_minus_one_to_one() -> None:
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(3, 1, 1)
     images = normalise(pixels)
-    assert images.shape == (3, 3, 1, 1)
+    assert images.shape == (3, 1, 1, 1)
     assert torch.allclose(images[:, 0, 0, 0], torch.tensor([-1.0, -0.6, 1.0]), atol=1e-6)
 
 

@@ -158,7 +158,8 @@ def test_another_profile_gets_the_pages_of_its_outcomes(profile: str) -> None:
 def _plan(tmp_path: Path, notebook: dict[str, Any]) -> dict[str, Any]:
     executed = _write(tmp_path / "executed", notebook)
     page = {"executed": str(executed), "key": KEY}
-    return {"profile": "smoke", "description": "the smallest run", "pages": {"01_cohorts": page}}
+    told = {"profile": "smoke", "description": "the smallest run", "shares_manifest": True}
+    return {**told, "pages": {"01_cohorts": page}}
 
 
 def test_assembling_lifts_the_box_under_the_title_and_leaves_paths_behind(tmp_path: Path) -> None:
@@ -186,6 +187,16 @@ def test_assembling_says_what_made_this_edition(tmp_path: Path) -> None:
     assert all(fact in text for fact in ("smoke", "Embedded synthetic cohort", "abc123", "1.5 minutes"))
     index = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
     assert "```{include} this_run.md\n```" in index
+
+
+def test_the_description_of_the_data_is_linked_unless_the_patients_are_a_hospitals_own(
+    tmp_path: Path,
+) -> None:
+    for shares in (True, False):
+        plan = {**_plan(tmp_path, _executed()), "shares_manifest": shares}
+        pages.assemble(plan, tmp_path / "book")
+        text = (tmp_path / "book" / "book" / "this_run.md").read_text(encoding="utf-8")
+        assert all((f'href="../{name}"' in text) == shares for name in ("croissant.json", "manifest.csv"))
 
 
 def test_assembling_refuses_a_page_with_an_unknown_parameter(tmp_path: Path) -> None:

@@ -269,7 +269,8 @@ def test_hugging_face_loads_our_pretraining_model_offline(tmp_path: Path) -> Non
     theirs, loading = from_folder(BeitForMaskedImageModeling, tmp_path / "theirs")
     assert not any(loading.values()), loading
     images, mask = batch()
-    same(model(images, mask), theirs(images, bool_masked_pos=mask).logits[mask])
+    images = images.double()  # the two add up in another order; in float32 that alone makes 3e-6
+    same(model.double()(images, mask), theirs.double()(images, bool_masked_pos=mask).logits[mask])
 
 
 def test_hugging_face_loads_a_classifier_offline(tmp_path: Path) -> None:
@@ -379,13 +380,13 @@ def test_bfloat16_halves_the_file_and_comes_back_as_float32(tmp_path: Path) -> N
 def test_classifier_of_pretrained_weights_gives_each_block_the_shared_bias(tmp_path: Path) -> None:
     path, model = encoder_file(tmp_path, preprocessing=fingerprint())
     classifier = classifier_from_encoder("minute", path, image_size=IMAGE_SIZE, seed=5)
-    images, mask = batch()
+    images, _ = batch()
     # With per-block copies of the shared bias, the blocks compute what they computed in pretraining.
     seen: list[Any] = []
     for last in (classifier.blocks[-1], model.encoder.blocks[-1]):
         last.register_forward_hook(lambda module, inputs, output: seen.append(output))
     classifier(images)
-    model(images, torch.zeros_like(mask))
+    model.encoder(images)
     assert (seen[0] - seen[1]).abs().max() < 1e-5
     fresh = classifier_from_encoder("minute", None, image_size=IMAGE_SIZE, seed=5)
     head = classifier.get_parameter("head.weight")

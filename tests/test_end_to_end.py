@@ -9,11 +9,17 @@ import sys
 import time
 from pathlib import Path
 
+import mlcroissant
 import pandas as pd
 import pytest
 
+from ecglib.checkpoints import read_checkpoint
+from ecglib.datasets import CohortSettings, open_cohort
+from ecglib.preprocessing import fingerprint
 from ecglib.profiles import ROOT, load_profile
+from ecglib.published import load, publish
 from ecglib.study import pages
+from ecglib.tokenizer import Tokenizer
 
 BIN = Path(sys.executable).parent
 pytestmark = pytest.mark.xdist_group("end_to_end")
@@ -71,6 +77,17 @@ def test_no_page_asks_the_network_for_anything(run: Run) -> None:
         assert not found, f"{path.name}: {found[0]}"
 
 
+def test_what_the_run_consumed_is_described_in_its_folder_and_beside_the_book(run: Run) -> None:
+    for name in ("croissant.json", "manifest.csv"):
+        assert (run.html / name).read_bytes() == (run.folder / name).read_bytes()
+        assert f'href="../{name}"' in (run.html / "book" / "index.html").read_text()
+    dataset = mlcroissant.Dataset(run.html / "croissant.json")
+    cohort = open_cohort(load_profile("smoke").settings(CohortSettings))
+    ids = [record["ecgs/record_id"].decode() for record in dataset.records("ecgs")]
+    assert ids == list(cohort.manifest.record_id)
+    assert next(iter(dataset.records("consumed")))["consumed/data_hash"] == cohort.fingerprint
+
+
 def test_cells_hold_predictions_for_every_scored_step(run: Run) -> None:
     folders = list((run.folder / "cells").iterdir())
     assert folders
@@ -80,6 +97,18 @@ def test_cells_hold_predictions_for_every_scored_step(run: Run) -> None:
         patients = table.groupby("part")["patient_id"].agg(set)
         assert not patients["validation"] & patients["test"]
         assert json.loads((folder / "made.json").read_text())["commit"]
+
+
+def test_a_run_s_encoder_and_tokenizer_know_their_images_and_can_be_published(
+    run: Run, tmp_path: Path
+) -> None:
+    encoder = next((run.folder / "encoder").glob("*/encoder.safetensors"))
+    tokenizer = next((run.folder / "tokenizer").iterdir())
+    assert read_checkpoint(encoder).preprocessing == fingerprint()
+    publish(encoder, tokenizer, tmp_path / "smoke")
+    model = load("smoke", tmp_path)
+    assert model.metadata["settings"]["steps"] == 12
+    assert model.metadata["tokenizer_sha256"] == Tokenizer.load(tokenizer).metadata["weights_sha256"]
 
 
 def test_the_same_command_again_makes_nothing(run: Run) -> None:

@@ -155,6 +155,17 @@ def test_only_matrices_decay(tmp_path: Path) -> None:
     assert shrunk == matrices
 
 
+@pytest.mark.parametrize("accumulate", [2, 5, 99])  # 9 images: parts of unequal size, one image each
+def test_batch_in_parts_learns_what_the_whole_batch_does(tmp_path: Path, accumulate: int) -> None:
+    changes = {"steps": 4, "batch_size": 9, "drop_path": 0.0}
+    whole = run(tmp_path / "whole", **changes, accumulate=1)
+    parts = run(tmp_path / "parts", **changes, accumulate=accumulate)
+    for column in ("loss", "accuracy", "majority_accuracy"):
+        assert parts[column].to_numpy() == pytest.approx(whole[column].to_numpy(), abs=1e-5), column
+    weights = [read_checkpoint(tmp_path / name / "encoder.safetensors").state for name in ("whole", "parts")]
+    assert all((weights[0][name] - weights[1][name]).abs().max() < 1e-3 for name in weights[0])
+
+
 # --- order of things ---
 
 
@@ -265,7 +276,7 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: P
     "change",
     ["size='huge'", "steps=0", "batch_size=0", "learning_rate=0.0", "min_learning_rate=1.0", "seed=-1",
      "warmup_steps=30", "weight_decay=-1.0", "mask='lead'", "mask_target=0", "drop_path=1.0",
-     "clip_norm=-1.0", "precision='fp8'", "checkpoint_every=0"],
+     "clip_norm=-1.0", "accumulate=-1", "precision='fp8'", "checkpoint_every=0"],
 )  # fmt: skip
 def test_impossible_setting_is_named(change: str) -> None:
     name = change.split("=")[0]

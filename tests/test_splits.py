@@ -47,7 +47,7 @@ def test_patients_never_cross_and_every_record_has_a_part(manifest: pd.DataFrame
 @settings(max_examples=25, deadline=None)
 @given(manifests(), st.sampled_from(SPLITS), st.integers(0, 2**32 - 1))
 def test_unusable_rows_are_excluded_and_move_no_other(manifest: pd.DataFrame, split: str, seed: int) -> None:
-    usable = np.random.default_rng(seed).random(len(manifest)) < 0.8
+    usable = np.less(np.random.default_rng(seed).random(len(manifest)), 0.8)
     parts, without = assign(manifest.assign(usable=usable), split), assign(manifest, split)
     assert ((parts == EXCLUDED) == ~usable).all()
     assert parts[usable].equals(without[usable])
@@ -178,9 +178,8 @@ def deviations(drawn: list[pd.DataFrame], split: str) -> pd.DataFrame:
     """Percentage points between each part's prevalence and that of all internal ECGs, by seed and part."""
     found = {}
     for seed, manifest in enumerate(drawn):
-        marks, internal = manifest[list(synthetic.OUTCOMES)], ~manifest.external
-        by_part = marks[internal].groupby(assign(manifest, split)[internal]).mean()
-        found[seed] = 100 * (by_part - marks[internal].mean())
+        internal = manifest.loc[~manifest.external, list(synthetic.OUTCOMES)]
+        found[seed] = 100 * (internal.groupby(assign(manifest, split)).mean() - internal.mean())
     return pd.concat(found)
 
 

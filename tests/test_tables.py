@@ -43,12 +43,33 @@ def scored(cell: Cell, values: dict[str, float], part: str = "test", estimable: 
 
 
 def test_cohort_table_counts_as_the_manifest_does(cohort: Cohort) -> None:
-    parts = assign(cohort.manifest, "official")
+    parts, manifest = assign(cohort.manifest, "official"), cohort.manifest
     table: Any = tables.cohort_table(cohort, parts)
-    assert table.loc["All", "ECGs"] == str(len(cohort))
-    external = cohort.manifest[cohort.manifest.external]
-    assert table.loc["External", "patients"] == str(external.patient_id.nunique())
-    assert table.loc["External", "HCM (%)"] == f"{100 * external.hcm.mean():.1f}"
+    sets = {"Fine-tuning": manifest.strat_fold.between(1, 9), "External": manifest.external}
+    for name, rows in (sets | {"Internal test": manifest.strat_fold == 10}).items():
+        row = table.loc[("HCM", name)]
+        assert row["ECGs"] == str(rows.sum())
+        assert row["patients"] == str(manifest.patient_id[rows].nunique())
+        assert row["prevalence (%)"] == f"{100 * manifest.hcm[rows].mean():.1f}"
+        assert row["women (%)"] == f"{100 * (manifest.sex[rows] == 'female').mean():.0f}"
+        assert row["sites"] == ("1" if name == "External" else str(manifest.site[rows].nunique()))
+    assert table.loc[("Low LVEF", "Fine-tuning"), "paper's ECGs"] == "511,491"
+    assert table.loc[("STEMI", "External"), "paper's ECGs"] == "-"
+
+
+def test_cohort_table_leaves_out_what_nobody_labelled_and_what_is_excluded(cohort: Cohort) -> None:
+    manifest = cohort.manifest.assign(mi_any=cohort.manifest.hcm, sex="unknown", age=np.nan)
+    manifest.loc[::2, "mi_any"] = -1
+    own = replace(cohort, manifest=manifest, outcomes=("stemi", "mi_any"))
+    parts = assign(manifest, "official")
+    parts[:20] = "excluded"
+    table: Any = tables.cohort_table(own, parts)
+    kept = (manifest.mi_any >= 0) & parts.isin(["train", "validation"])
+    row = table.loc[("Any infarction", "Fine-tuning")]
+    assert row["ECGs"] == str(kept.sum())
+    assert row["age missing"] == str(kept.sum())
+    assert row["women (%)"] == row["age, mean ± SD (years)"] == row["paper's ECGs"] == "-"
+    assert set(table.loc[("Low LVEF", "Fine-tuning")]) == {"511,491", "18", "-"}
 
 
 def test_synthetic_ecgs_are_said_to_be_synthetic_loudly(cohort: Cohort) -> None:
@@ -61,8 +82,8 @@ def test_synthetic_ecgs_are_said_to_be_synthetic_loudly(cohort: Cohort) -> None:
 
 def test_outcomes_that_a_source_lacks_are_said_to_be_absent(cohort: Cohort) -> None:
     origins = dict.fromkeys(("stemi", "mi_any"), "from PTB-XL's own codes")
-    ptbxl = replace(cohort, synthetic=False, outcomes=("stemi", "mi_any"), origins=origins)
-    here: Any = tables.outcome_sources(ptbxl)["here"]
+    ptbxl = replace(cohort, synthetic=False, outcomes=tuple(origins), origins=origins)
+    here: Any = tables.outcome_sources(ptbxl)["labels here"]
     assert here["Low LVEF"] == here["HCM"] == "does not exist here"
     assert here["STEMI"] == here["Any infarction"] == "from PTB-XL's own codes"
 
@@ -108,10 +129,7 @@ def test_excluded_ecgs_are_counted_and_shown_apart(cohort: Cohort) -> None:
     assert (table["Excluded"] == str((~usable).sum())).all()
     assert (table["patients in two parts"] == "0").all()
     described: Any = tables.cohort_table(cohort, assign(manifest, "official"))
-    assert described.loc["Excluded", "ECGs"] == str((~usable).sum())
-    single = manifest.assign(usable=manifest.index != 3)
-    described = tables.cohort_table(replace(cohort, manifest=single), assign(single, "official"))
-    assert described.loc["Excluded", "age, mean ± SD (years)"] == f"{manifest.age[3]:.0f}"
+    assert described.loc["HCM", "ECGs"].astype(int).sum() == usable.sum()
     rows = tables.example_rows(cohort, usable)
     assert usable[list(rows.values())].all()
 
