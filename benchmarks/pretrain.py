@@ -4,12 +4,13 @@ Prints images/s, the share of the machine's matrix-multiply peak that goes into 
 - fair peer: BeitForMaskedImageModeling given our tokens, masks and images, in our number format, with both of
   its attentions (sdpa is its default).
 - the original's way: the same network fed by PNG files of 1000 x 1000 through PIL (224 x 224 for the network,
-  112 x 112 for the tokens) with all of dall_e's Encoder (8,192 codes, random weights) in the loop; in float32,
-  the default of both libraries, and in our number format.
+  112 x 112 for the tokens) with all of dall_e's Encoder (8,192 codes, random weights) in the loop, in
+  float32, the default of both libraries, and in our number format.
 Useful operations are three times those of timm's plain forward pass with the head on hidden patches, whatever
-shortcuts a contender takes; the peak is measured in the same rounds, in our number format. A step is all of
-it: reading the batch, both passes, clipping, AdamW. Images are made-up noise; speed does not depend on them.
-Contenders take turns; medians of the rounds. Run: python benchmarks/pretrain.py [--batch N] [--sizes NAME ...]
+shortcuts a contender takes; the peak is measured in the same rounds, in our number format. A step is all
+of it: reading the batch, both passes, clipping, AdamW. Images are made-up noise; speed does not depend on them.
+Contenders take turns; medians of the rounds.
+Run: python benchmarks/pretrain.py [--batch N] [--sizes NAME ...]
 """
 
 import argparse
