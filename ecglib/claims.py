@@ -379,7 +379,7 @@ RULES: dict[str, Callable[[Row, Row], Verdict]] = {
 # --- tables ---
 
 
-def _rows(table: pd.DataFrame | None) -> list[Row]:
+def _rows(table: pd.DataFrame | None) -> list[Any]:
     return [] if table is None else table.to_dict("records")
 
 

@@ -106,7 +106,8 @@ class Table(pd.DataFrame):
         """What Jupyter shows."""
         shown = pd.DataFrame(self)
         if shown.index.nlevels == 1 and shown.columns.nlevels == 1:  # one line of headings
-            shown = shown.rename_axis(index=None, columns=shown.index.name)
+            heading: Any = shown.index.name
+            shown = shown.rename_axis(index=None, columns=heading)
         with pd.option_context("display.max_colwidth", None):
             table = shown.to_html(border=0, justify="left", max_rows=None, max_cols=None)
         return f'<div style="overflow-x: auto"><style>{TABLE_CSS}</style>{table}</div>'

@@ -55,7 +55,7 @@ def test_every_number_of_the_paper_has_a_row():
         "value": 30, "count": 17, "relative difference": 17, "no difference": 2, "at least as good": 3,
         "distance": 3, "statement": 8,
     }  # fmt: skip
-    row = claims.loc["auprc-stemi-1pct-test-heartbeit"]
+    row: Any = claims.loc["auprc-stemi-1pct-test-heartbeit"]
     assert row[["paper_value", "paper_low", "paper_high"]].tolist() == [0.56, 0.56, 0.66]
     assert claims.loc["wasserstein-ecg-natural", "paper_value"] == 128.44
     assert claims.loc["auroc-hcm-1pct-external-efficientnet_b4", "decimals"] == 2
@@ -389,7 +389,9 @@ def test_the_readable_table_gives_every_claim_a_verdict_and_no_empty_number():
     assert "nan" not in text.lower().replace("resnet", "")
     assert set(table["verdict"]) <= set(VERDICTS)
     by_claim = table.set_index("claim")
-    row = by_claim.loc["HeartBEiT with 1 % of the labels reaches an AUROC of 0.88 for STEMI (internal test)"]
+    row: Any = by_claim.loc[
+        "HeartBEiT with 1 % of the labels reaches an AUROC of 0.88 for STEMI (internal test)"
+    ]
     assert row[["paper", "ours", "n", "protocol"]].tolist() == [
         "0.88 (0.88 to 0.89)", "0.88 (0.85 to 0.91)", "2,198", "honest",
     ]  # fmt: skip

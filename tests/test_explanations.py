@@ -94,7 +94,7 @@ def test_no_number_is_given_where_nobody_knows_the_evidence(cohort: Cohort) -> N
 
     study = study_of(replace(cohort, waveforms=Recordings()))
     table = explanations.pointing_table(study, [Explained(CELL, np.arange(2), np.ones((2, 224, 224)))])
-    assert "not known" in table.iloc[0, 0]
+    assert "not known" in str(table.iloc[0, 0])
 
 
 def test_images_without_a_map_are_counted_and_left_out_of_the_shares() -> None:

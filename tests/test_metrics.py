@@ -1,5 +1,7 @@
 """AUROC, average precision, the bootstrap by patient and the two protocols: against scikit-learn, by hand."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -240,7 +242,7 @@ def test_a_part_without_a_class_is_not_estimable_and_says_why():
     table = cell()
     table.loc[table["part"] == "external", "y_true"] = 0
     scores = score_cell(table, "honest", FEW_DRAWS).set_index(["part", "metric"])
-    lacking = scores.loc[("external", "auprc")]
+    lacking: Any = scores.loc[("external", "auprc")]
     known = ["estimable", "reason", "n", "n_positive"]
     assert lacking[known].tolist() == [False, "external has no positive record", 200, 0]
     assert lacking[["value", "low", "high", "step"]].isna().all()

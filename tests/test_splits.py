@@ -99,6 +99,8 @@ def test_a_draw_does_not_depend_on_the_order_of_the_table() -> None:
     part = pd.Series("train", index=manifest.index)
     rows = label_fraction_rows(manifest, part, "stemi", 0.25, 0)
     others = label_fraction_rows(shuffled, part.loc[shuffled.index], "stemi", 0.25, 0)
+    assert rows is not None
+    assert others is not None
     assert set(manifest.patient_id.iloc[rows]) == set(shuffled.patient_id.iloc[others])
 
 
