@@ -32,8 +32,8 @@ PART_SIZE = 1024  # files after which the index is saved
 OLDEST = 90.0  # years; ages above 89 tell who somebody is, as PTB-XL and HIPAA have it
 NOT_KNOWN = -1  # a label that nobody gave
 N_NAMED = 5  # files or rows that a complaint names
-UNREADABLE, NO_ROW, NO_FILE = "cannot be read", "have no row in the table", "rows of the table have no file"
-TWO_SIDES = "are internal ECGs of patients who also have external ones"
+UNREADABLE, NO_ROW = "files that cannot be read", "files without a row in the table"
+NO_FILE, TWO_SIDES = "rows of the table without a file", "internal files of patients with external ones"
 
 
 def open_hospital(
@@ -70,7 +70,7 @@ def open_hospital(
     }
     final = ordered(manifest, outcomes)
     return Cohort(
-        name=f"MUSE exports ({len(final):,} ECGs)",
+        name="MUSE exports",
         manifest=final,
         outcomes=outcomes,
         synthetic=False,
@@ -121,12 +121,11 @@ class MuseFolder:
             if not names:
                 continue
             if reason == UNREADABLE:
-                yield f"{len(names):,} files {reason}:"
+                yield f"{reason}: {len(names):,}"
                 yield from (f"    {_why_unreadable(self.folder / name)}" for name in names[:N_NAMED])
                 continue
             more = ", ..." if len(names) > N_NAMED else ""
-            what = "" if reason == NO_FILE else "files "
-            yield f"{len(names):,} {what}{reason}: {', '.join(names[:N_NAMED])}{more}"
+            yield f"{reason}: {len(names):,} ({', '.join(names[:N_NAMED])}{more})"
 
 
 def _why_unreadable(path: Path) -> str:
@@ -327,9 +326,8 @@ def _notes(
     """How the cohort came about, in numbers."""
     n_rows = len(labels.by_record) + len(labels.by_patient)
     yield f"{n_files:,} files and {n_rows:,} patients or ECGs in the table gave {len(manifest):,} ECGs."
-    for reason, names in reasons.items():
-        what = "" if reason == NO_FILE else "files "
-        yield f"{len(names):,} {what}{reason}."
+    left_out = [f"{reason}: {len(names):,}" for reason, names in reasons.items() if names]
+    yield f"Left out: {'; '.join(left_out) or 'nothing'}."
     for outcome in [name for name in labels.origins if name not in outcomes]:
         yield f"{outcome} is left out: all its labels are the same."
     for outcome in outcomes:

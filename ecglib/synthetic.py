@@ -22,7 +22,7 @@ _BATCH = 4  # records made at once: always the same neighbours, so that the byte
 _PATIENT_SHARE = 0.98  # of the generator's input that a patient's ECGs have in common: they look related
 _ECGS_PER_PATIENT = (0.72, 0.18, 0.08, 0.02)  # shares of patients with 1, 2, 3 and 4 ECGs: 1.4 in the mean
 # Of the ill, the share whose label says well; as many of the well are labelled ill.
-LABEL_NOISE = {"low_lvef": 0.04, "hcm": 0.05, "stemi": 0.04}
+LABEL_NOISE = {"low_lvef": 0.05, "hcm": 0.05, "stemi": 0.04}
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Risk:
 
 
 RISKS = {
-    "low_lvef": Risk(0.35, 0.3, 0.45, (1.4, 2.2)),
+    "low_lvef": Risk(0.35, 0.3, 0.45, (1.3, 2.5)),
     "hcm": Risk(-0.15, 0.15, 0.35, (1.6, 1.8)),
-    "stemi": Risk(0.3, 0.4, 0.4, (2.0, 2.0)),
+    "stemi": Risk(0.3, 0.4, 0.4, (2.2, 1.8)),
     "early_repolarisation": Risk(-0.8, 0.7, 0.0, (2.0, 2.0), 0.12),
     "hypertension": Risk(0.6, 0.0, 0.4, (2.0, 2.5), 0.30),
     "old_infarct": Risk(0.5, 0.4, 0.5, (2.0, 2.0), 0.14),

@@ -85,6 +85,22 @@ def test_saliency_on_the_sign_is_measured(cohort: Cohort) -> None:
     assert words["factor, sign"].item() == pytest.approx(1)
 
 
+def test_an_ecg_labelled_by_mistake_is_counted_and_left_out(cohort: Cohort) -> None:
+    drawn = cohort.drawn
+    assert drawn is not None
+    shows = np.flatnonzero((drawn.hcm == 1) & (drawn.hcm_severity > 0.3))[:1]
+    mistaken = np.flatnonzero((drawn.hcm == 1) & (drawn.hcm_true == 0))[:1]
+    assert len(shows) == len(mistaken) == 1
+    study, cell = study_of(cohort), replace(CELL, outcome="hcm")
+    maps = np.ones((2, 224, 224))
+    alone: Any = explanations.pointing(study, [Explained(cell, shows, maps[:1])])
+    both: Any = explanations.pointing(study, [Explained(cell, np.concatenate([shows, mistaken]), maps)])
+    assert both[["n", "n_unsigned"]].values.tolist() == [[1, 1]]
+    assert both.sign_area[0] == alone.sign_area[0] > 0
+    nothing = explanations.pointing(study, [Explained(cell, mistaken, maps[:1])])
+    assert nothing.empty
+
+
 def test_no_number_is_given_where_nobody_knows_the_evidence(cohort: Cohort) -> None:
     class Recordings:
         read_many = cohort.waveforms.read_many

@@ -94,7 +94,7 @@ def all_plots(cohort: Cohort) -> dict[str, Any]:
         "optimism": score_figures.optimism(table),
         "forest": score_figures.forest(table[table.fraction == 1]),
         "waveforms": pictures.waveforms({"as recorded": wave, "as drawn": wave / 2}, 500),
-        "examples": pictures.examples(cohort, {"No outcome": 0, "HCM": 1}),
+        "kinds": pictures.kinds(0),
         "evidence": pictures.evidence(cohort, 0, "stemi"),
         "images": pictures.images({"large": PIXELS[0], "small": PIXELS[0, :112, :112]}, 5.0),
         "patches": pictures.patches(PIXELS[0], 5.0),

@@ -21,6 +21,7 @@ from ecglib.quality import FAULTS, QualitySettings
 from ecglib.records import LEADS_8
 from ecglib.splits import assign
 from ecglib.style import Table
+from ecglib.synthetic import KINDS
 
 CELL = Cell("stemi", "heartbeit", "finetuned", "official", 1.0, 0, 0)
 
@@ -158,6 +159,23 @@ def test_every_fault_is_listed_with_its_count_by_part_and_its_worst_figure() -> 
     manifest["einthoven_mv"] = np.nan
     table = tables.quality_table(manifest, parts, QualitySettings())
     assert table.loc["Einthoven", "worst of all ECGs"] == "none is stored"
+
+
+def test_the_textbook_table_marks_what_each_kind_must_meet() -> None:
+    table = tables.textbook_table(seed=3, n=4)
+    assert list(table.index) == list(KINDS)
+    for name, kind in KINDS.items():
+        marked = [c for c in table.columns if str(table.loc[name, c]).endswith("✓")]
+        assert sorted(marked) == sorted(kind.criteria)
+
+
+def test_criteria_are_measured_for_known_conditions_or_else_for_labels(cohort: Cohort) -> None:
+    known = tables.criteria_table(cohort, n=3)
+    assert "Hypertension (LVH)" in known.index
+    labelled = tables.criteria_table(replace(cohort, drawn=None), n=3)
+    assert list(labelled.index) == ["None of these", "Low LVEF", "HCM", "STEMI"]
+    assert (known.drop(columns="ECGs") <= 100).all(axis=None)
+    assert set(tables.criteria_sources().index) == set(known.columns) - {"ECGs"}
 
 
 def test_examples_have_what_their_name_says(cohort: Cohort) -> None:
