@@ -184,7 +184,7 @@ def test_examples_have_what_their_name_says(cohort: Cohort) -> None:
     for name, outcome in (("Low LVEF", "low_lvef"), ("HCM", "hcm"), ("STEMI", "stemi")):
         assert marked.iloc[rows[name]][outcome] == 1
     assert list(tables.people(cohort, rows)["record id"]) == list(
-        cohort.manifest.record_id.iloc[list(rows.values())]
+        cohort.manifest.record_id[list(rows.values())]
     )
 
 
