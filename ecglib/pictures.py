@@ -99,6 +99,8 @@ def kinds(seed: int, patient: int = 0) -> Plot:
     axes[0, 0].set_ylim(-2.4, 3.0)
     for ax, lead in zip(axes[:, 0], LEADS_8, strict=True):
         ax.set_ylabel(lead, rotation=0, ha="right", va="center")
+    figure.supxlabel("Time (s), a square is 0.2 s wide", fontsize=8)
+    figure.supylabel("Lead (mV), a square is 0.5 mV high", fontsize=8)
     return figure
 
 
