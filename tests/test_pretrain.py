@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, BinaryIO
 from unittest.mock import Mock
@@ -223,7 +224,7 @@ def test_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path: Path) -> None
     assert (killed / "encoder.safetensors").read_bytes() == (unbroken / "encoder.safetensors").read_bytes()
 
 
-def fork(work: Callable[[], object]) -> multiprocessing.process.BaseProcess:
+def fork(work: Callable[[], object]) -> BaseProcess:
     """Start a process that has all imports already."""
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
