@@ -8,7 +8,7 @@ Prints images/s, the share of the machine's matrix-multiply peak that goes into 
   float32, the default of both libraries, and in our number format.
 Useful operations are three times those of timm's plain forward pass with the head on hidden patches, whatever
 shortcuts a contender takes; the peak is measured in the same rounds, in our number format. A step is all
-of it: reading the batch, both passes, clipping, AdamW. Images are made-up noise; speed does not depend on them.
+of it: reading the batch, both passes, clipping, AdamW. Images are made-up noise, which speed does not mind.
 Contenders take turns; medians of the rounds.
 Run: python benchmarks/pretrain.py [--batch N] [--sizes NAME ...]
 """
