@@ -33,7 +33,7 @@ from ecglib.beit import SIZES, make_encoder, normalise
 from ecglib.estimates import peak_flops
 from ecglib.image import write_paper_png
 from ecglib.masking import MaskedCorpus
-from ecglib.precision import autocast, resolve_precision
+from ecglib.precision import Precision, autocast, resolve_precision
 from ecglib.pretrain import PretrainSettings, Trainer, make_fabric
 from ecglib.shards import ImageStore
 
@@ -87,11 +87,12 @@ class HuggingFace:
         config = BeitConfig(
             vocab_size=VOCAB, hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads,
             intermediate_size=4 * width, drop_path_rate=0.0, use_mask_token=True,
-            use_shared_relative_position_bias=True, attn_implementation=attention,
+            use_shared_relative_position_bias=True,
+            **{"attn_implementation": attention},  # which the class takes without naming it
         )  # fmt: skip
         self.network = BeitForMaskedImageModeling(config).train()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
-        self.precision = resolve_precision(precision)
+        self.precision: Precision = resolve_precision(precision)
 
     def learn(self, images: Tensor, mask: Tensor, targets: Tensor) -> None:
         with autocast(self.precision, CPU):
