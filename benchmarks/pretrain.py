@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,11 +85,12 @@ class HuggingFace:
 
     def __init__(self, size: str, attention: str, precision: str) -> None:
         width, depth, heads = SIZES[size]
+        kernel: dict[str, Any] = {"attn_implementation": attention}  # the class takes it without naming it
         config = BeitConfig(
             vocab_size=VOCAB, hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads,
             intermediate_size=4 * width, drop_path_rate=0.0, use_mask_token=True,
             use_shared_relative_position_bias=True,
-            **{"attn_implementation": attention},  # which the class takes without naming it
+            **kernel,
         )  # fmt: skip
         self.network = BeitForMaskedImageModeling(config).train()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
