@@ -31,7 +31,7 @@ def estimate_steps(profile: Profile, data: DataPaths) -> pd.DataFrame:
     """One row a step: page, step, size, hours. Nothing is trained; the machine's peak is measured."""
     records, train, scored = _sizes(profile, data)
     tokens, pretraining = profile.settings(TokenizerSettings), profile.settings(PretrainSettings)
-    rate = _peak_flops(pretraining.precision) * UTILISATION
+    rate = peak_flops(pretraining.precision) * UTILISATION
     rows = [
         (
             "01_cohorts",
@@ -120,7 +120,7 @@ def _flops(model: torch.nn.Module, *inputs: torch.Tensor) -> float:
     return counter.get_total_flops()
 
 
-def _peak_flops(precision: str) -> float:
+def peak_flops(precision: str) -> float:
     """Operations a second of a large matrix product in the precision that training takes."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = torch.bfloat16 if resolve_precision(precision).startswith("bf16") else torch.float32

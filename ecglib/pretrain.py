@@ -1,7 +1,8 @@
 """Pretraining: predict the tokens of hidden patches from the rest of the image (BEiT, arXiv 2106.08254).
 
 All chance comes from the seed and the step, so a killed run goes on from its checkpoint to the same bytes
-(on a CPU) as an unbroken one. One process or several (torchrun) do the same sums.
+(on a CPU) as an unbroken one. One process or several (torchrun) do the same sums, whatever their number was
+before a kill.
 """
 
 import hashlib
@@ -11,7 +12,8 @@ import os
 import pickle
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,10 @@ from ecglib.shards import ImageStore
 HISTORY = ("step", "loss", "accuracy", "majority_accuracy", "learning_rate", "images_per_second")
 NO_DECAY = ("cls_token", "mask_token", "relative_position_bias_table")
 CACHED_IMAGES = 8  # a CPU computes no more at a time: what it needs next is still in its cache
+STRATEGIES = ("auto", "ddp")
+FREE_OF_CHOICE = ("checkpoint_every", "strategy")  # a run may go on with others
 Callback = Callable[[int, nn.Module], None]
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # see MaskedCorpus.batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,7 @@ class PretrainSettings:
     clip_norm: float = 3.0  # largest norm of the gradient, 0 for no limit
     accumulate: int = 0  # parts of a batch computed one by one, 0: as fit a CPU's cache, or one on CUDA
     precision: str = "auto"  # number format: auto, bf16-mixed or 32-true
+    strategy: str = "auto"  # how torchrun's processes share the work: auto or ddp (each holds the network)
     checkpoint_every: int = 100  # steps between checkpoints
     seed: int = 0  # seed of weights, order, masks and drop path
 
@@ -64,6 +70,7 @@ class PretrainSettings:
         rules = {name: (getattr(self, name) >= bound, f"at least {bound}") for name, bound in least.items()}
         rules |= {
             "size": (self.size in SIZES, f"one of {', '.join(SIZES)}"),
+            "strategy": (self.strategy in STRATEGIES, f"one of {', '.join(STRATEGIES)}"),
             "mask": (self.mask in KINDS, f"one of {', '.join(KINDS)}"),
             "learning_rate": (self.learning_rate > 0, "above 0"),
             "min_learning_rate": (0 <= self.min_learning_rate <= self.learning_rate, "0 to learning_rate"),
@@ -84,20 +91,20 @@ def learning_rate_at(step: int, settings: PretrainSettings) -> float:
     return settings.min_learning_rate + above * (1 + math.cos(math.pi * progress)) / 2
 
 
-def _make_fabric(precision: Precision, batch_size: int) -> Fabric:
+def make_fabric(precision: Precision, strategy: str, batch_size: int) -> Fabric:
     """One device, or those of torchrun's processes; Fabric's LT_DEVICES, LT_STRATEGY and so on go first."""
     devices, n_processes = 1, 1
     if torch.distributed.is_available() and torch.distributed.is_torchelastic_launched():
         devices, n_processes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its notes would go into notebooks
-    fabric = Fabric(devices=devices, num_nodes=n_processes // devices, precision=precision)
+    fabric = Fabric(devices=devices, num_nodes=n_processes // devices, strategy=strategy, precision=precision)
     fabric.launch()
     if fabric.world_size > batch_size:
         raise EcglibError(f"batch_size {batch_size} is too small for {fabric.world_size} processes: raise it")
     return fabric
 
 
-class _Run:
+class Trainer:
     """A network in training and its history; measurements stay on the device until `settle` reads them."""
 
     def __init__(self, fabric: Fabric, corpus: MaskedCorpus, settings: PretrainSettings, vocab_size: int):
@@ -126,15 +133,29 @@ class _Run:
         )
         return min(self.settings.accumulate or fitting, batch_size // n_processes)
 
-    def update(self, step: int) -> None:
-        """Learn from the step's batch, of which each process takes its part."""
+    def batches(self, steps: range) -> Iterator[tuple[int, Batch]]:
+        """This process's part of each step's batch, read while the network learns from the one before."""
+        with ThreadPoolExecutor(1) as reader:
+
+            def read(step: int) -> Future[Batch]:
+                return reader.submit(self.corpus.batch, step, self.fabric.global_rank, self.fabric.world_size)
+
+            ahead = read(steps.start)
+            for step in steps:
+                batch = ahead.result()
+                if step + 1 < steps.stop:
+                    ahead = read(step + 1)
+                yield step, batch
+
+    def update(self, step: int, batch: Batch) -> None:
+        """Learn from a batch, of which this is the process's part."""
         fabric, settings = self.fabric, self.settings
         if settings.drop_path:
             noise = np.random.SeedSequence((settings.seed, step, fabric.global_rank, 2))
             torch.manual_seed(int(noise.generate_state(1)[0]))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, settings)
-        pixels, mask, hidden = self.corpus.batch(step, fabric.global_rank, fabric.world_size)
+        pixels, mask, hidden = batch
         n_masked = self._add_over_processes(torch.tensor(float(len(hidden)), device=fabric.device))
         parts = np.array_split(np.arange(len(pixels)), self.n_parts)
         starts = np.cumsum([0, *(mask[part].sum() for part in parts)])
@@ -186,30 +207,44 @@ class _Run:
         self.history = state["history"].tolist()
 
 
-def _train(run: _Run, path: Path, identity: dict[str, Any], callbacks: Sequence[Callback]) -> None:
+def _train(trainer: Trainer, path: Path, identity: dict[str, Any], callbacks: Sequence[Callback]) -> None:
     """Go from the checkpoint, or from the start, to the last step."""
-    fabric, settings = run.fabric, run.settings
+    fabric, settings = trainer.fabric, trainer.settings
     path.parent.mkdir(parents=True, exist_ok=True)
+    if fabric.is_global_zero:
+        for half_written in path.parent.glob(f".{path.name}.*.partial"):  # of a run killed meanwhile
+            half_written.unlink()
     if path.exists():
-        run.load(_load_checkpoint(path, identity))
-    steps = range(len(run.history), settings.steps)
+        trainer.load(_load_checkpoint(path, identity))
+    steps = range(len(trainer.history), settings.steps)
     settle_every = 1 if fabric.device.type == "cpu" else 20  # elsewhere reading a loss makes the host wait
-    for step in track(steps, "pretraining", len(steps)) if fabric.is_global_zero else steps:
-        run.update(step)
+    batches = trainer.batches(steps)
+    for step, batch in track(batches, "pretraining", len(steps)) if fabric.is_global_zero else batches:
+        trainer.update(step, batch)
         done = step + 1
         due = done % settings.checkpoint_every == 0 or done == settings.steps
         if due or done % settle_every == 0:
-            run.settle()
+            trainer.settle()
         if due:
             if fabric.is_global_zero:
-                run.network.eval()
+                trainer.network.eval()
                 for callback in callbacks:
-                    callback(done, run.network)
-                run.network.train()
-                with atomic_path(path) as partial:
-                    torch.save({"identity": identity, **run.state()}, partial)
+                    callback(done, trainer.network)
+                trainer.network.train()
+                _save_checkpoint(path, {"identity": identity, **trainer.state()})
             fabric.barrier()
-            run.clock = time.perf_counter()
+            trainer.clock = time.perf_counter()
+
+
+def _save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    try:
+        with atomic_path(path) as partial, open(partial, "wb") as stream:
+            torch.save(state, stream)
+    except (OSError, RuntimeError) as error:  # torch turns some of the former into the latter
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = " ".join(str(cause).split())[:200]
+        kept = "the last one is kept" if path.exists() else "there is none yet"
+        raise EcglibError(f"{path} cannot be written ({reason}); {kept}: free space and go on") from error
 
 
 def _load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
@@ -248,7 +283,7 @@ def pretrain(
     Raises EcglibError for data that do not fit, a damaged or foreign checkpoint, and a loss not finite.
     """
     precision = resolve_precision(settings.precision)
-    fabric = _make_fabric(precision, settings.batch_size)
+    fabric = make_fabric(precision, settings.strategy, settings.batch_size)
     corpus = MaskedCorpus(
         store, tokens, rows, vocab_size,
         kind=settings.mask, target=settings.mask_target, batch_size=settings.batch_size, seed=settings.seed,
@@ -256,15 +291,15 @@ def pretrain(
     data = {"data_hash": store.data_hash, "vocab_size": vocab_size}
     for name, array in {"rows": np.asarray(rows), "tokens": tokens}.items():
         data[name] = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
-    identity = {**asdict(settings), **data, "precision": precision, "checkpoint_every": "any"}
+    identity = {**asdict(settings), **data, "precision": precision, **dict.fromkeys(FREE_OF_CHOICE, "any")}
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices), reproducible(fabric.device):
-        run = _Run(fabric, corpus, settings, vocab_size)
-        _train(run, directory / "checkpoint.pt", identity, callbacks)
+        trainer = Trainer(fabric, corpus, settings, vocab_size)
+        _train(trainer, directory / "checkpoint.pt", identity, callbacks)
     if fabric.is_global_zero:
         described = {"settings": asdict(settings), "commit": commit(), **data, **(metadata or {})}
-        save_encoder(directory / "encoder.safetensors", run.network, described)
+        save_encoder(directory / "encoder.safetensors", trainer.network, described)
         with atomic_path(directory / "history.parquet") as partial:
-            history = pd.DataFrame(run.history, columns=pd.Index(HISTORY))
+            history = pd.DataFrame(trainer.history, columns=pd.Index(HISTORY))
             history.astype({"step": int}).to_parquet(partial, index=False)
     fabric.barrier()

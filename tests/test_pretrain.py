@@ -2,13 +2,18 @@
 
 import io
 import math
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any, BinaryIO
 from unittest.mock import Mock
 
 import numpy as np
@@ -219,6 +224,93 @@ def test_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path: Path) -> None
     assert (killed / "encoder.safetensors").read_bytes() == (unbroken / "encoder.safetensors").read_bytes()
 
 
+def fork(work: Callable[[], object]) -> BaseProcess:
+    """Start a process that has all imports already."""
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(20))
+def test_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path: Path, attempt: int) -> None:
+    rng = np.random.default_rng(attempt)
+    changes = {"drop_path": 0.2, "steps": 60, "checkpoint_every": int(rng.integers(1, 4))}
+    started = time.perf_counter()
+    process = fork(lambda: run(tmp_path / "unbroken", **changes))
+    process.join()
+    seconds = time.perf_counter() - started
+    kills = 0
+    while process.exitcode != 0 or kills == 0:
+        process = fork(lambda: run(tmp_path / "killed", **changes))
+        process.join(rng.uniform(0.1, 0.9) * seconds)
+        process.kill()  # SIGKILL, if it still runs
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+    encoders = [(tmp_path / name / "encoder.safetensors").read_bytes() for name in ("unbroken", "killed")]
+    assert encoders[0] == encoders[1]
+    histories = [pd.read_parquet(tmp_path / name / "history.parquet") for name in ("unbroken", "killed")]
+    assert without_timing(histories[0]).equals(without_timing(histories[1]))
+
+
+def test_run_killed_in_the_middle_of_a_checkpoint_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    def die_while_writing_the_second() -> None:
+        whole = io.BytesIO()
+        save = torch.save
+
+        def save_half(state: dict[str, Any], stream: BinaryIO) -> None:
+            if len(state["history"]) == 10:
+                return save(state, stream)
+            save(state, whole)
+            stream.write(whole.getvalue()[: whole.tell() // 2])
+            stream.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        torch.save = save_half
+        run(tmp_path)
+
+    process = fork(die_while_writing_the_second)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".checkpoint.pt.*.partial"))) == 1
+    assert len(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["history"]) == 10
+    history = run(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoint.pt", "encoder.safetensors", "history.parquet",
+    ]  # fmt: skip
+    assert without_timing(history).equals(without_timing(run(tmp_path / "unbroken")))
+    encoders = [(folder / "encoder.safetensors").read_bytes() for folder in (tmp_path, tmp_path / "unbroken")]
+    assert encoders[0] == encoders[1]
+
+
+def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+
+    def write_less_than_a_checkpoint() -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+        for folder in (tmp_path, tmp_path / "new"):
+            try:
+                run(folder, steps=20)
+            except EcglibError as error:
+                sender.send(str(error))
+
+    def stop(step: int, model: nn.Module) -> None:
+        if step == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, steps=20, callbacks=[stop])
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    fork(write_less_than_a_checkpoint).join()
+    first, second = receiver.recv(), receiver.recv()
+    assert "cannot be written ([Errno 27] File too large); the last one is kept: free space" in first
+    assert "there is none yet" in second
+    assert "\n" not in first + second
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert not list(tmp_path.rglob("*.partial"))
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("checkpoint")
@@ -249,6 +341,24 @@ def test_damaged_checkpoint_is_refused(tmp_path: Path, checkpoint: bytes, damage
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "change"), [("size", "other"), ("vocab_size", VOCAB + 1)])
+def test_checkpoint_of_another_network_is_refused(
+    tmp_path: Path, checkpoint: bytes, monkeypatch: pytest.MonkeyPatch, name: str, change: Any
+) -> None:
+    monkeypatch.setitem(beit.SIZES, "other", (16, 2, 2))
+    (tmp_path / "checkpoint.pt").write_bytes(checkpoint)
+    settings = settings_with(steps=20, size=change if name == "size" else "minute")
+    vocab_size = change if name == "vocab_size" else VOCAB
+    with pytest.raises(EcglibError, match=rf"made otherwise: {name} was .* and is {change!r}; set it back"):
+        pretrain(images(), tokens(), ROWS, vocab_size, settings, tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == checkpoint
+
+
+def test_tokens_of_a_larger_vocabulary_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EcglibError, match=r"token \d+ is not below vocab_size 5: make the tokens again"):
+        pretrain(images(), tokens(), ROWS, 5, settings_with(), tmp_path)
+
+
 def test_checkpoint_of_other_settings_is_refused(tmp_path: Path, checkpoint: bytes) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(checkpoint)
     with pytest.raises(
@@ -276,7 +386,7 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: P
     "change",
     ["size='huge'", "steps=0", "batch_size=0", "learning_rate=0.0", "min_learning_rate=1.0", "seed=-1",
      "warmup_steps=30", "weight_decay=-1.0", "mask='lead'", "mask_target=0", "drop_path=1.0",
-     "clip_norm=-1.0", "accumulate=-1", "precision='fp8'", "checkpoint_every=0"],
+     "clip_norm=-1.0", "accumulate=-1", "precision='fp8'", "strategy='fsdp'", "checkpoint_every=0"],
 )  # fmt: skip
 def test_impossible_setting_is_named(change: str) -> None:
     name = change.split("=")[0]
@@ -288,21 +398,46 @@ def test_impossible_setting_is_named(change: str) -> None:
 # --- processes ---
 
 
-def test_two_processes_agree_with_one(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    # Batches of 7 do not halve, and the halves hide unequal numbers of patches.
-    process = run_in_subprocess(torchrun, tmp_path / "two", "steps=10, batch_size=7")
-    assert process.returncode == 0, process.stderr
-    assert sorted(path.name for path in (tmp_path / "two").glob("called-*")) == ["called-0-10-2"]
-    two, one = (
-        pd.read_parquet(tmp_path / "two/history.parquet"),
-        run(tmp_path / "one", steps=10, batch_size=7),
-    )
-    assert (two.loss - one.loss).abs().max() < 1e-4
-    assert two.accuracy.to_numpy() == pytest.approx(one.accuracy.to_numpy(), abs=1e-6)
-    assert two.majority_accuracy.to_numpy() == pytest.approx(one.majority_accuracy.to_numpy(), abs=1e-6)
-    weights = [read_checkpoint(tmp_path / name / "encoder.safetensors").state for name in ("one", "two")]
+def torchrun(n_processes: int) -> list[str]:
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*words, "--nproc-per-node", str(n_processes)]
+
+
+def assert_alike(folders: Sequence[Path]) -> None:
+    """Two runs learnt the same but for rounding."""
+    one, other = (pd.read_parquet(folder / "history.parquet") for folder in folders)
+    for column in ("loss", "accuracy", "majority_accuracy"):
+        assert other[column].to_numpy() == pytest.approx(one[column].to_numpy(), abs=1e-4), column
+    weights = [read_checkpoint(folder / "encoder.safetensors").state for folder in folders]
     assert all((weights[0][name] - weights[1][name]).abs().max() < 1e-3 for name in weights[0])
+
+
+@pytest.mark.parametrize(
+    "n_processes", [pytest.param(2, id="two"), pytest.param(4, id="four", marks=pytest.mark.slow)]
+)
+def test_several_processes_agree_with_one(tmp_path: Path, n_processes: int) -> None:
+    several, one = tmp_path / "several", tmp_path / "one"
+    # Batches of 7 cannot be shared evenly, and the shares hide unequal numbers of patches.
+    changes = "steps=10, batch_size=7, strategy='ddp'"
+    process = run_in_subprocess(torchrun(n_processes), several, changes)
+    assert process.returncode == 0, process.stderr
+    assert sorted(path.name for path in several.glob("called-*")) == [f"called-0-10-{n_processes}"]
+    run(one, steps=10, batch_size=7)
+    assert_alike([one, several])
+
+
+@pytest.mark.slow
+def test_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    changed, one = tmp_path / "changed", tmp_path / "one"
+    for n_processes, kill_at in ((4, 10), (2, 15)):
+        changes = f"steps=20, batch_size=7, checkpoint_every=5, kill_at={kill_at}"
+        process = run_in_subprocess(torchrun(n_processes), changed, changes)
+        assert process.returncode != 0
+        state = torch.load(changed / "checkpoint.pt", weights_only=True)
+        assert len(state["history"]) == kill_at - 5
+    run(changed, steps=20, batch_size=7)
+    run(one, steps=20, batch_size=7)
+    assert_alike([one, changed])
 
 
 def test_more_processes_than_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +451,7 @@ def main(folder: Path, kill_at: int = 0, **changes: object) -> None:
 
     def leave_a_trace(step: int, model: nn.Module) -> None:
         if step == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)  # torchrun then stops the other processes
         if not kill_at:
             (folder / f"called-{os.environ['RANK']}-{step}-{os.environ['WORLD_SIZE']}").touch()
 
