@@ -46,10 +46,11 @@ rule page:
         source=lambda wildcards: PAGES[wildcards.page]["source"],
         arguments=lambda wildcards: PAGES[wildcards.page]["arguments"],
         python=PLAN["python"],
-    # Snakemake sets OMP_NUM_THREADS to it: pages that run at the same time do not fight over the cores.
-    threads: lambda wildcards: PAGES[wildcards.page]["threads"]
+        # Pages that run at the same time must not fight over the cores.
+        threads=lambda wildcards: PAGES[wildcards.page]["threads"],
+    threads: lambda wildcards: PAGES[wildcards.page]["slots"]
     resources:
         gpu=lambda wildcards: PAGES[wildcards.page]["gpu"],
     shell:
-        "{params.python:q} -m papermill {params.source:q} {log:q} {params.arguments:q}"
+        "OMP_NUM_THREADS={params.threads} {params.python:q} -m papermill {params.source:q} {log:q} {params.arguments:q}"
         " --no-progress-bar --log-level ERROR && mv {log:q} {output:q}"

@@ -8,7 +8,7 @@ Prints images/s, the share of the machine's matrix-multiply peak that goes into 
   float32, the default of both libraries, and in our number format.
 Useful operations are three times those of timm's plain forward pass with the head on hidden patches, whatever
 shortcuts a contender takes; the peak is measured in the same rounds, in our number format. A step is all
-of it: reading the batch, both passes, clipping, AdamW. Images are made-up noise, which changes no speed.
+of it: reading the batch, both passes, clipping, AdamW. Images are made-up noise, which speed does not mind.
 Contenders take turns; medians of the rounds.
 Run: python benchmarks/pretrain.py [--batch N] [--sizes NAME ...]
 """
@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ from ecglib.beit import SIZES, make_encoder, normalise
 from ecglib.estimates import peak_flops
 from ecglib.image import write_paper_png
 from ecglib.masking import MaskedCorpus
-from ecglib.precision import autocast, resolve_precision
+from ecglib.precision import Precision, autocast, resolve_precision
 from ecglib.pretrain import PretrainSettings, Trainer, make_fabric
 from ecglib.shards import ImageStore
 
@@ -84,14 +85,16 @@ class HuggingFace:
 
     def __init__(self, size: str, attention: str, precision: str) -> None:
         width, depth, heads = SIZES[size]
+        kernel: dict[str, Any] = {"attn_implementation": attention}  # the class takes it without naming it
         config = BeitConfig(
             vocab_size=VOCAB, hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads,
             intermediate_size=4 * width, drop_path_rate=0.0, use_mask_token=True,
-            use_shared_relative_position_bias=True, attn_implementation=attention,
+            use_shared_relative_position_bias=True,
+            **kernel,
         )  # fmt: skip
         self.network = BeitForMaskedImageModeling(config).train()
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
-        self.precision = resolve_precision(precision)
+        self.precision: Precision = resolve_precision(precision)
 
     def learn(self, images: Tensor, mask: Tensor, targets: Tensor) -> None:
         with autocast(self.precision, CPU):

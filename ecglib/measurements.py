@@ -17,6 +17,9 @@ from ecglib.records import LEADS_8, LEADS_12, derive_limb_leads
 
 RATE_HZ = 500  # every waveform is measured at this rate
 _BEFORE, _AFTER = 150, 300  # samples of the median beat before and after R
+_QRS_SHARE = 0.03  # of the fastest change; set on LUDB's annotations
+_REST = 2.0  # times the speed at rest; likewise
+_CALM = 6  # samples that must be slow before QRS begins: 12 ms, longer than the turning point of a wave
 GROUPS = {
     "anterior": ("V1", "V2", "V3", "V4"),
     "inferior": ("II", "III", "aVF"),
@@ -168,11 +171,6 @@ def _qrs(beat: np.ndarray) -> tuple[int, int]:
     start = onset + int(before[-1]) + 1 if len(before) else onset
     stop = offset - 1 - int(after[-1]) if len(after) else offset
     return start, stop
-
-
-_QRS_SHARE = 0.03  # of the fastest change; set on LUDB's annotations
-_REST = 2.0  # times the speed at rest; likewise
-_CALM = 6  # samples that must be slow before QRS begins: 12 ms, longer than the turning point of a wave
 
 
 def _calm(speed: np.ndarray, threshold: float) -> np.ndarray:

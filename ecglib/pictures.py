@@ -71,34 +71,36 @@ def evidence(cohort: Cohort, row: int, outcome: str, seconds: float = 5.0) -> Pl
 
 
 @styled
-def kinds(seed: int, patient: int = 0) -> Plot:
+def kinds(seed: int) -> Plot:
     """One made beat of every kind of ECG at full severity, over the same patient's healthy beat.
 
     A column for each kind, a row for each of the eight leads; the samples that carry an outcome's sign stand
     in another colour. A square of the grid is 0.2 s by 0.5 mV.
     """
-    people = {name: textbook_cases(kind, patient + 1, seed) for name, kind in KINDS.items()}
-    made = {name: waveforms_of(table, [patient], seed) for name, table in people.items()}
+    made = {name: waveforms_of(textbook_cases(kind, 1, seed), [0], seed) for name, kind in KINDS.items()}
     (healthy,), _ = made["Well"]
     peaks = find_r_peaks(healthy, SAMPLING_RATE)
     start = int(peaks[len(peaks) // 2] - 0.25 * SAMPLING_RATE)
-    stop = start + int(0.8 * SAMPLING_RATE)
-    times = np.arange(stop - start) / SAMPLING_RATE
-    figure = new_plot(6.6)
-    axes = figure.subplots(len(LEADS_8), len(made), sharex=True, sharey=True)
-    for column, (name, ((waveform,), (signs,))) in zip(axes.T, made.items(), strict=True):
-        for ax, lead, well, mark in zip(column, waveform, healthy, signs > 0, strict=True):
-            ax.plot(times, well[start:stop], color=FAINT, linewidth=0.6)
-            ax.plot(times, lead[start:stop], color=INK, linewidth=0.8)
-            ax.plot(times, np.where(mark, lead, np.nan)[start:stop], color=WARM, linewidth=0.9)
-            ax.set(xticks=np.arange(0, 0.81, 0.2), yticks=np.arange(-2, 3.1, 0.5))
-            ax.tick_params(length=0, labelbottom=False, labelleft=False)
-            ax.grid(True, axis="both", linewidth=0.4)
-            ax.spines[:].set_visible(False)
-        column[0].set_title(name, fontsize=7, rotation=40, loc="left")
-    axes[0, 0].set_ylim(-2.4, 3.0)
-    for ax, lead in zip(axes[:, 0], LEADS_8, strict=True):
-        ax.set_ylabel(lead, rotation=0, ha="right", va="center")
+    beat = slice(start, start + int(0.8 * SAMPLING_RATE))
+    times = np.arange(beat.stop - beat.start) / SAMPLING_RATE
+    figure = new_plot(7.0)
+    axes = list(np.ravel(figure.subplots(len(LEADS_8), 1, sharex=True, sharey=True)))
+    for lead, ax in enumerate(axes):
+        for column, ((waveform,), (signs,)) in enumerate(made.values()):
+            own, sign = waveform[lead, beat], signs[lead, beat] > 0
+            ax.plot(times + column, healthy[lead, beat], color=FAINT, linewidth=0.6)
+            ax.plot(times + column, own, color=INK, linewidth=0.8)
+            ax.plot(times + column, np.where(sign, own, np.nan), color=WARM, linewidth=1.0)
+        ax.set(xticks=np.arange(0, len(made), 0.2), yticks=np.arange(-2, 3.1, 0.5), ylim=(-2.4, 3.2))
+        ax.tick_params(length=0, labelbottom=False, labelleft=False)
+        ax.grid(True, axis="both", linewidth=0.4)
+        ax.spines[:].set_visible(False)
+    _name_leads(axes, LEADS_8)
+    top = axes[0].secondary_xaxis("top")
+    top.set_xticks(np.arange(len(made)) + 0.2, list(made), rotation=40, ha="left", fontsize=7.5)
+    top.tick_params(length=0)
+    top.spines[:].set_visible(False)
+    axes[-1].set(xlabel="One beat of each kind; a square is 0.2 s by 0.5 mV", xlim=(-0.1, len(made) - 0.1))
     return figure
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -25,8 +26,8 @@ def in_order(
 ) -> Iterator[Iterator[R]]:
     """Yield an iterator over `work(chunk)`, made by a pool of processes where there are enough to pay for it.
 
-    `work` goes to each process once; `workers` is all cores by default. Raises EcglibError where a process
-    is killed.
+    `work` goes to each process once; `workers` is all cores by default. The processes end with this one, even
+    if it is killed. Raises EcglibError where one of them is killed.
     """
     n_workers = min(workers or os.cpu_count() or 1, len(chunks))
     if n_workers <= 1 or (workers is None and len(chunks) < POOL_FROM):
@@ -58,6 +59,15 @@ _worker: list[Callable[[Any], Any]] = []  # set once in each process, so that it
 
 def _start_worker(work: Callable[[Any], Any]) -> None:
     _worker.append(work)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker would wait for ever on the queue of a parent that was killed: it holds both ends of it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work_on(chunk: Any) -> Any:

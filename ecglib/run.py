@@ -32,6 +32,8 @@ def make_plan(profile: Profile, cohort: Cohort, html: Path | None = None) -> dic
     `profile` and `cohort` as `open_data` gives them.
     """
     folder = runs_folder(profile)
+    # Every outcome has a slot: three pages of one thread each keep two cores busier than two at a time do.
+    slots = max(os.cpu_count() or 1, len(profile.outcomes))
     book = {str(p.relative_to(ROOT)): file_sha256(p) for glob in BOOK_FILES for p in _tracked(glob)}
     entries = {
         page: {
@@ -41,6 +43,7 @@ def make_plan(profile: Profile, cohort: Cohort, html: Path | None = None) -> dic
             "key": page_key(profile, notebook, outcome, cohort.fingerprint),
             "arguments": _arguments(profile, notebook, outcome),
             "threads": _threads(profile, notebook),
+            "slots": slots if NOTEBOOKS[notebook].all_cores else _threads(profile, notebook),
             "gpu": int(torch.cuda.is_available()),  # the Snakefile lets one page at a time use it
             "reads": [
                 page for page, (name, _) in pages(profile).items() if name in NOTEBOOKS[notebook].reads
@@ -53,6 +56,7 @@ def make_plan(profile: Profile, cohort: Cohort, html: Path | None = None) -> dic
         "description": profile.description,
         "folder": str(folder),
         "python": sys.executable,
+        "slots": slots,
         "shares_manifest": not cohort.other_patients,
         "html": str(html.resolve() if html else folder / "html"),
         "pages": entries,
@@ -61,7 +65,7 @@ def make_plan(profile: Profile, cohort: Cohort, html: Path | None = None) -> dic
 
 
 def _threads(profile: Profile, notebook: str) -> int:
-    """Cores of a page: small networks gain little from a second one, a second page gains all of it."""
+    """Cores that a page computes on: a small network gains little from more, another page gains all of it."""
     cores, entry = os.cpu_count() or 1, NOTEBOOKS[notebook]
     at_once = 1 if entry.all_cores else len(profile.outcomes) if entry.per_outcome else 2
     return max(1, cores // at_once)
@@ -93,7 +97,7 @@ def run_profile(name: str, data: DataPaths, overrides: Sequence[str], html: Path
         _write_plan(plan, folder)
         write_description(folder, cohort, profile.settings(CohortSettings), data.folder)
         environment = os.environ | data.environment() | {"ECGLIB_PROGRESS": str(folder / "progress")}
-        code = _follow(_start_snakemake(folder, environment, lock), folder)
+        code = _follow(_start_snakemake(folder, plan["slots"], environment, lock), folder)
         if code:
             raise EcglibError(_why(plan, folder))
     _summarise(plan, folder, started)
@@ -137,7 +141,7 @@ def _end_leftovers(text: str, folder: Path) -> None:
     psutil.wait_procs(family, timeout=10)
 
 
-def _start_snakemake(folder: Path, environment: dict[str, str], lock: TextIO) -> subprocess.Popen:
+def _start_snakemake(folder: Path, slots: int, environment: dict[str, str], lock: TextIO) -> subprocess.Popen:
     snakemake = [
         sys.executable,
         "-m",
@@ -153,7 +157,7 @@ def _start_snakemake(folder: Path, environment: dict[str, str], lock: TextIO) ->
     command = [
         *snakemake,
         "--cores",
-        "all",
+        str(slots),
         "--resources",
         "gpu=1",
         "--rerun-incomplete",

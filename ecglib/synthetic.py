@@ -292,10 +292,10 @@ def _recorded(waveform: np.ndarray, site: Site, rng: np.random.Generator) -> np.
 def oracle_features(cohort: pd.DataFrame) -> pd.DataFrame:
     """How strongly each sign was put into each ECG, whoever put it: the evidence itself, one column a sign.
 
-    An outcome and its mimic add to the same column: even who reads this does not know the disease. Signs of
-    an infarct have a column each territory.
+    An outcome and its mimic add to the same column: even who reads this does not know the disease, nor which
+    wall an infarct has.
     """
-    return pd.DataFrame([_evidence_strength(person) for person in cohort.to_dict("records")]).fillna(0.0)
+    return pd.DataFrame([_evidence_strength(person) for person in cohort.to_dict("records")])
 
 
 def _evidence_strength(person: Mapping[str, object]) -> dict[str, float]:
@@ -306,7 +306,6 @@ def _evidence_strength(person: Mapping[str, object]) -> dict[str, float]:
     return total
 
 
-# Every kind of ECG in the cohort: the condition, its form, and the criteria that it meets at full severity.
 @dataclass(frozen=True)
 class Kind:
     """A condition (None: well) with a form of it, and the textbook criteria that its ECG must meet."""
@@ -316,6 +315,7 @@ class Kind:
     criteria: tuple[str, ...] = ()
 
 
+# Every kind of ECG in the cohort.
 KINDS = {
     "Well": Kind(None, {}),
     "Low LVEF, wide QRS": Kind("low_lvef", {"low_lvef_lbbb": False}, ("QRS 120 ms", "poor R progression")),

@@ -277,7 +277,7 @@ def criteria_table(cohort: Cohort, n: int = 25) -> Table:
     marked = cohort.manifest[list(cohort.outcomes)] > 0
     if known is not None:
         marked = pd.DataFrame({name: known[f"{name}_severity"] > 0 for name in CONDITIONS})
-    groups = {"None of these": ~marked.any(axis=1)} | {outcome_name(name): marked[name] for name in marked}
+    groups = {"None of these": ~marked.any(axis=1)} | {outcome_name(str(o)): marked[o] for o in marked}
     rows: dict[str, dict[str, object]] = {}
     for name, group in groups.items():
         chosen = np.flatnonzero(group & cohort.manifest.age.notna())[:n]

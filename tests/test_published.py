@@ -91,7 +91,7 @@ def test_features_are_the_normalised_mean_over_the_patches(weights: Path) -> Non
 
     encoder.blocks[-1].register_forward_hook(keep)
     with torch.inference_mode():
-        encoder(beit.normalise(torch.from_numpy(pixels)))
+        encoder(beit.normalise(torch.from_numpy(pixels)).expand(-1, 3, -1, -1))
         expected = torch.nn.functional.layer_norm(tokens[:, 1:].mean(1), (12,), eps=1e-6)
     np.testing.assert_allclose(model.features(pixels), expected.numpy(), atol=1e-5)
     assert model.features(pixels[:0]).shape == (0, 12)
