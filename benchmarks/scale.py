@@ -1,8 +1,8 @@
 """Pretraining on one, two and four times the images: time and memory; and loading alone against PNG files.
 
 Each corpus is written as memory-mapped shards and used in a process of its own: opened, read once in the
-order of an epoch, with masks, and learnt from for some steps of heartbeit_nano. An epoch's batches should take
-time in proportion to its images, a step always the same, and the program's own memory should not grow; mapped
+order of an epoch, with masks, and learnt from for some steps of heartbeit_nano. An epoch's batches should
+take time in proportion, a step always the same, and the program's own memory should not grow; mapped
 files are the system's to take back. Then the assembly of batches against PNG files of 1000 x 1000, opened and
 resized by PIL, in turns. Images are made-up noise, PNG files made-up traces.
 Run: python benchmarks/scale.py [--images N]
