@@ -1,10 +1,11 @@
 """Pretraining: predict the tokens of hidden patches from the rest of the image (BEiT, arXiv 2106.08254).
 
 All chance comes from the seed and the step, so a killed run goes on from its checkpoint to the same bytes
-(on a CPU) as an unbroken one. One process or several (torchrun) do the same sums, whatever their number was
-before a kill.
+(on a CPU, with as many threads) as an unbroken one. One process or several (torchrun) do the same sums,
+whatever their number was before a kill.
 """
 
+import copy
 import hashlib
 import logging
 import math
@@ -15,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from ecglib.shards import ImageStore
 HISTORY = ("step", "loss", "accuracy", "majority_accuracy", "learning_rate", "images_per_second")
 NO_DECAY = ("cls_token", "mask_token", "relative_position_bias_table")
 CACHED_IMAGES = 8  # a CPU computes no more at a time: what it needs next is still in its cache
+SHARED_PARAMETERS = 30_000_000  # a larger network keeps all of a CPU's threads busy with one product
 STRATEGIES = ("auto", "ddp")
 FREE_OF_CHOICE = ("checkpoint_every", "strategy")  # a run may go on with others
 Callback = Callable[[int, nn.Module], None]
@@ -104,6 +107,10 @@ def make_fabric(precision: Precision, strategy: str, batch_size: int) -> Fabric:
     return fabric
 
 
+def _gradients(network: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+
+
 class Trainer:
     """A network in training and its history; measurements stay on the device until `settle` reads them."""
 
@@ -120,18 +127,38 @@ class Trainer:
         # torch's default betas, 0.9 and 0.999, and eps, 1e-8, are BEiT's.
         optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
+        self.learners = [self.model, *self._copies()]
         self.n_parts = self._count_parts()
+        self.threads = ThreadPoolExecutor(len(self.learners))
         self.history: list[list[float]] = []  # one row a step, columns HISTORY
         self.waiting: list[Tensor] = []
         self.clock = time.perf_counter()
 
+    def _copies(self) -> Iterator[nn.Module]:
+        """Networks of the same weights but with gradients of their own: one for each further thread of a CPU.
+
+        Threads that learn from images of their own seldom wait for each other. Drop path draws from one
+        generator, whose order would then be chance.
+        """
+        small = sum(p.numel() for p in self.network.parameters()) <= SHARED_PARAMETERS
+        alone = self.fabric.device.type == "cpu" and self.fabric.world_size == 1
+        if not (small and alone) or self.settings.drop_path:
+            return
+        n_parts = self.settings.accumulate or self.settings.batch_size
+        for _ in range(1, min(torch.get_num_threads(), n_parts, self.settings.batch_size)):
+            twin = copy.deepcopy(self.network)
+            for theirs, ours in zip(twin.parameters(), self.network.parameters(), strict=True):
+                theirs.data = ours.data
+            yield self.fabric.setup_module(twin)
+
     def _count_parts(self) -> int:
         """Parts in which each process computes its batch: the same number in all."""
-        batch_size, n_processes = self.settings.batch_size, self.fabric.world_size
-        fitting = (
-            math.ceil(batch_size / n_processes / CACHED_IMAGES) if self.fabric.device.type == "cpu" else 1
-        )
-        return min(self.settings.accumulate or fitting, batch_size // n_processes)
+        most = self.settings.batch_size // self.fabric.world_size
+        if self.settings.accumulate or self.fabric.device.type != "cpu":
+            return min(self.settings.accumulate or 1, most)
+        n_learners = len(self.learners)
+        share = self.settings.batch_size / self.fabric.world_size / n_learners
+        return min(n_learners * math.ceil(share / CACHED_IMAGES), most)
 
     def batches(self, steps: range) -> Iterator[tuple[int, Batch]]:
         """This process's part of each step's batch, read while the network learns from the one before."""
@@ -159,25 +186,49 @@ class Trainer:
         n_masked = self._add_over_processes(torch.tensor(float(len(hidden)), device=fabric.device))
         parts = np.array_split(np.arange(len(pixels)), self.n_parts)
         starts = np.cumsum([0, *(mask[part].sum() for part in parts)])
-        sums = torch.zeros(3, device=fabric.device)
-        for i, part in enumerate(parts):
-            with fabric.no_backward_sync(self.model, enabled=i < len(parts) - 1):
-                sums += self._learn(pixels[part], mask[part], hidden[starts[i] : starts[i + 1]], n_masked)
+        cut = [(pixels[part], mask[part], hidden[starts[i] : starts[i + 1]]) for i, part in enumerate(parts)]
+        sums = self._learn(cut, n_masked)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.waiting.append(torch.cat([sums / n_masked, norm.reshape(1) / fabric.world_size]))
 
-    def _learn(self, pixels: np.ndarray, mask: np.ndarray, hidden: np.ndarray, n_masked: Tensor) -> Tensor:
-        """Add to the gradients; return sums of the loss, right answers, and those by the commonest token."""
-        images = normalise(torch.from_numpy(pixels).to(self.fabric.device))
-        targets = torch.from_numpy(hidden).to(self.fabric.device)
-        logits = self.model(images, torch.from_numpy(mask))
-        loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
-        # Processes average their gradients: this makes the average that of the whole batch's mean loss.
-        self.fabric.backward(loss * (self.fabric.world_size / n_masked))
-        right = logits.max(1).indices == targets  # argmax would take four times as long on a CPU
-        return torch.stack([loss.detach(), right.sum(), (targets == self.corpus.commonest).sum()])
+    def _learn(self, parts: list[Batch], n_masked: Tensor) -> Tensor:
+        """Leave the gradients of all parts in the network; return the sums of `_learn_parts`."""
+        n_learners, n_threads = len(self.learners), torch.get_num_threads()
+        if n_learners == 1:
+            return self._learn_parts(self.model, parts, n_masked)
+        bounds = np.linspace(0, len(parts), n_learners + 1).astype(int)
+        shares = [parts[start:stop] for start, stop in pairwise(bounds)]
+
+        def learn(learner: nn.Module, share: list[Batch]) -> Tensor:
+            torch.set_num_threads(n_threads // n_learners)  # of this thread
+            return self._learn_parts(learner, share, n_masked)
+
+        try:
+            sums = sum(self.threads.map(learn, self.learners, shares), start=torch.zeros(3))
+        finally:
+            torch.set_num_threads(n_threads)
+        for learner in self.learners[1:]:  # always in this order: the sum is the same in every run
+            for gradient, addend in zip(_gradients(self.network), _gradients(learner), strict=True):
+                gradient += addend
+            learner.zero_grad()
+        return sums
+
+    def _learn_parts(self, learner: Any, parts: list[Batch], n_masked: Tensor) -> Tensor:
+        """Add to the learner's gradients; return sums: loss, right answers, those by the commonest token."""
+        sums = torch.zeros(3, device=self.fabric.device)
+        for i, (pixels, mask, hidden) in enumerate(parts):
+            images = normalise(torch.from_numpy(pixels).to(self.fabric.device))
+            targets = torch.from_numpy(hidden).to(self.fabric.device)
+            with self.fabric.no_backward_sync(learner, enabled=i < len(parts) - 1):
+                logits = learner(images, torch.from_numpy(mask))
+                loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
+                # Processes average gradients: this makes the average that of the whole batch's mean loss.
+                self.fabric.backward(loss * (self.fabric.world_size / n_masked))
+            right = logits.max(1).indices == targets  # argmax would take four times as long on a CPU
+            sums += torch.stack([loss.detach(), right.sum(), (targets == self.corpus.commonest).sum()])
+        return sums
 
     def _add_over_processes(self, values: Tensor) -> Tensor:
         if self.fabric.world_size > 1:  # not Fabric's all_reduce, which waits at a barrier first

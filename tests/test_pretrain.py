@@ -171,6 +171,22 @@ def test_batch_in_parts_learns_what_the_whole_batch_does(tmp_path: Path, accumul
     assert all((weights[0][name] - weights[1][name]).abs().max() < 1e-3 for name in weights[0])
 
 
+@pytest.mark.parametrize("accumulate", [0, 3])
+def test_threads_learn_what_one_does_and_the_same_in_every_run(tmp_path: Path, accumulate: int) -> None:
+    changes: dict[str, Any] = {"steps": 4, "batch_size": 9, "accumulate": accumulate}
+    run(tmp_path / "one", **changes)
+    torch.set_num_threads(2)
+    try:
+        for name in ("two", "again"):
+            run(tmp_path / name, **changes)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert_alike([tmp_path / "one", tmp_path / "two"])
+    two, again = ((tmp_path / name / "encoder.safetensors").read_bytes() for name in ("two", "again"))
+    assert two == again
+
+
 # --- order of things ---
 
 
