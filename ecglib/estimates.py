@@ -21,9 +21,10 @@ from ecglib.tokenizer import TokenizerSettings, make_networks
 PTBXL_RECORDS = 21_799  # where no folder is given
 TRAIN_SHARE, SCORED_SHARE = 0.8, 0.2
 SECONDS_PER_IMAGE = 0.003  # reading, filtering and drawing one record on one core
-# Share of the matrix-multiply peak that training reaches; on two AVX512-BF16 cores .15 (MobileNetV2) to .45
-# (heartbeit_tiny) was measured.
+# Share of the matrix-multiply peak that training reaches, as measured on two AVX512-BF16 cores: from .15
+# (MobileNetV2) to .45 (the classifier of heartbeit_tiny), and in pretraining by the size of the network.
 UTILISATION = 0.3
+PRETRAINING_UTILISATION = {"heartbeit_nano": 0.35, "heartbeit_tiny": 0.6, "heartbeit_base": 0.75}
 TRAINING_PASSES = 3  # a forward pass and a backward pass of twice its cost
 
 
@@ -31,7 +32,8 @@ def estimate_steps(profile: Profile, data: DataPaths) -> pd.DataFrame:
     """One row a step: page, step, size, hours. Nothing is trained; the machine's peak is measured."""
     records, train, scored = _sizes(profile, data)
     tokens, pretraining = profile.settings(TokenizerSettings), profile.settings(PretrainSettings)
-    rate = peak_flops(pretraining.precision) * UTILISATION
+    peak = peak_flops(pretraining.precision)
+    rate, pretraining_rate = peak * UTILISATION, peak * PRETRAINING_UTILISATION[pretraining.size]
     rows = [
         (
             "01_cohorts",
@@ -48,7 +50,11 @@ def estimate_steps(profile: Profile, data: DataPaths) -> pd.DataFrame:
         (
             "04_pretraining",
             f"masked image modelling, {pretraining.size}",
-            *_training(pretraining.steps * pretraining.batch_size, _encoder_flops(pretraining, tokens), rate),
+            *_training(
+                pretraining.steps * pretraining.batch_size,
+                _encoder_flops(pretraining, tokens),
+                pretraining_rate,
+            ),
         ),
     ]
     for outcome in profile.outcomes:
@@ -105,7 +111,7 @@ def _encoder_flops(settings: PretrainSettings, tokens: TokenizerSettings) -> flo
     model = MaskedImageModel(settings.size, tokens.vocab_size)
     mask = torch.zeros(1, 196, dtype=torch.bool)
     mask[:, : settings.mask_target] = True
-    return _flops(model, torch.zeros(1, 3, 224, 224), mask)
+    return _flops(model, torch.zeros(1, 1, 224, 224), mask)
 
 
 def _tokenizer_flops(settings: TokenizerSettings) -> float:
