@@ -129,7 +129,7 @@ def test_one_setting_makes_again_only_what_depends_on_it(run: Run) -> None:
 
 
 def test_a_killed_run_goes_on(run: Run) -> None:
-    longer = "04_pretraining.steps=60"
+    longer = "04_pretraining.steps=400"  # more than what is left at work can do until the next run ends it
     process = run.start(longer)
     ledger = run.folder / "ledger.jsonl"
     before, deadline = ledger.stat().st_size, time.time() + 120
