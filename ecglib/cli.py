@@ -1,4 +1,4 @@
-"""The command line: `ecglib run` makes a book; `prepare`, `fetch` and `convert` bring ECGs and weights."""
+"""The command line: `ecglib run` makes a book, `prepare` and `fetch` bring ECGs, the others weights."""
 
 import sys
 from pathlib import Path
@@ -109,6 +109,26 @@ def fetch_ptb_xl(
     )
     counts = fetch_ptbxl(directory, settings)
     print(f"{directory}: {counts['fetched']:,} files fetched, {counts['there']:,} were there; all are whole")
+
+
+@app.command()
+def pretrain(
+    name: Annotated[str, typer.Argument(help="heartbeit_nano or heartbeit_tiny")],
+    data: DataOption = None,
+    out: Annotated[
+        Path, typer.Option(help="where images, tokens and checkpoints go; best outside the project")
+    ] = Path("runs/weights"),
+) -> None:
+    """Make the public weights again, from PTB-XL and generated ECGs; a killed run goes on where it was.
+
+    heartbeit_tiny takes hours on two cores. Under torchrun the images are shared by its processes.
+    """
+    from ecglib.errors import EcglibError
+    from ecglib.recipes import make_weights
+
+    if data is None:
+        raise EcglibError("pretraining needs the folder of PTB-XL: name it with --data DIR")
+    make_weights(name, data, out)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from ecglib.errors import EcglibError
-from ecglib.shards import ImageStore
+from ecglib.shards import ImageStore, JoinedImages
 
 PATCH_SIZE = 16  # pixels
 KINDS = ("blockwise", "uniform")
@@ -107,7 +107,7 @@ class MaskedCorpus:
 
     def __init__(
         self,
-        store: ImageStore,
+        store: ImageStore | JoinedImages,
         tokens: np.ndarray,
         rows: np.ndarray,
         vocab_size: int,

@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +34,7 @@ from ecglib.masking import KINDS, MaskedCorpus
 from ecglib.precision import Precision, resolve_precision
 from ecglib.progress import track
 from ecglib.provenance import atomic_path, commit
-from ecglib.shards import ImageStore
+from ecglib.shards import ImageStore, JoinedImages
 
 HISTORY = ("step", "loss", "accuracy", "majority_accuracy", "learning_rate", "images_per_second")
 NO_DECAY = ("cls_token", "mask_token", "relative_position_bias_table")
@@ -41,7 +42,7 @@ CACHED_IMAGES = 8  # a CPU computes no more at a time: what it needs next is sti
 SHARED_PARAMETERS = 30_000_000  # a larger network keeps all of a CPU's threads busy with one product
 STRATEGIES = ("auto", "ddp")
 FREE_OF_CHOICE = ("checkpoint_every", "strategy")  # a run may go on with others
-Callback = Callable[[int, nn.Module], None]
+Callback = Callable[[int, MaskedImageModel], None]
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # see MaskedCorpus.batch
 
 
@@ -127,7 +128,9 @@ class Trainer:
         # torch's default betas, 0.9 and 0.999, and eps, 1e-8, are BEiT's.
         optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
         self.model, self.optimizer = fabric.setup(self.network, optimizer)
-        self.learners = [self.model, *self._copies()]
+        copies = list(self._copies())
+        # Fabric's wrapper keeps in a global flag that a backward pass is at work: threads do without it.
+        self.learners = [self.network, *copies] if copies else [self.model]
         self.n_parts = self._count_parts()
         self.threads = ThreadPoolExecutor(len(self.learners))
         self.history: list[list[float]] = []  # one row a step, columns HISTORY
@@ -149,7 +152,7 @@ class Trainer:
             twin = copy.deepcopy(self.network)
             for theirs, ours in zip(twin.parameters(), self.network.parameters(), strict=True):
                 theirs.data = ours.data
-            yield self.fabric.setup_module(twin)
+            yield twin
 
     def _count_parts(self) -> int:
         """Parts in which each process computes its batch: the same number in all."""
@@ -221,11 +224,13 @@ class Trainer:
         for i, (pixels, mask, hidden) in enumerate(parts):
             images = normalise(torch.from_numpy(pixels).to(self.fabric.device))
             targets = torch.from_numpy(hidden).to(self.fabric.device)
-            with self.fabric.no_backward_sync(learner, enabled=i < len(parts) - 1):
-                logits = learner(images, torch.from_numpy(mask))
+            with self.fabric.no_backward_sync(self.model, enabled=i < len(parts) - 1):
+                with nullcontext() if learner is self.model else self.fabric.autocast():
+                    logits = learner(images, torch.from_numpy(mask)).float()
                 loss = nn.functional.cross_entropy(logits, targets, reduction="sum")
                 # Processes average gradients: this makes the average that of the whole batch's mean loss.
-                self.fabric.backward(loss * (self.fabric.world_size / n_masked))
+                backward = self.fabric.backward if learner is self.model else Tensor.backward
+                backward(loss * (self.fabric.world_size / n_masked))
             right = logits.max(1).indices == targets  # argmax would take four times as long on a CPU
             sums += torch.stack([loss.detach(), right.sum(), (targets == self.corpus.commonest).sum()])
         return sums
@@ -315,7 +320,7 @@ def _load_checkpoint(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def pretrain(
-    store: ImageStore,
+    store: ImageStore | JoinedImages,
     tokens: np.ndarray,
     rows: np.ndarray,
     vocab_size: int,

@@ -187,6 +187,18 @@ def test_threads_learn_what_one_does_and_the_same_in_every_run(tmp_path: Path, a
     assert two == again
 
 
+def test_threads_do_without_the_flag_by_which_fabric_knows_a_backward_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flag is one for all threads: the first to end its pass would lower it for the others."""
+    monkeypatch.setattr("ecglib.pretrain.Fabric.backward", Mock(side_effect=AssertionError))
+    torch.set_num_threads(2)
+    try:
+        assert len(run(tmp_path, steps=4, precision="bf16-mixed")) == 4
+    finally:
+        torch.set_num_threads(1)
+
+
 # --- order of things ---
 
 

@@ -1,0 +1,171 @@
+"""How the public weights are made: PTB-XL's training folds and generated ECGs, from records to a model card.
+
+Each step keeps what it made and goes on after a kill; none depends on the code's version, so weights may be
+trained for days and the package change meanwhile (the card names the commit that began).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecglib.beit import MaskedImageModel
+from ecglib.checkpoints import save_encoder
+from ecglib.cohort import Cohort
+from ecglib.datasets import CohortSettings, open_cohort
+from ecglib.errors import EcglibError
+from ecglib.filtering import FilterSettings
+from ecglib.image import ImageSettings
+from ecglib.preprocessing import fingerprint
+from ecglib.pretrain import PretrainSettings, pretrain
+from ecglib.progress import track
+from ecglib.provenance import digest
+from ecglib.shards import ImageStore, JoinedImages, read_tokens, write_images, write_tokens
+from ecglib.splits import assign
+from ecglib.tokenizer import Tokenizer, TokenizerSettings, assess, require_alive, train_tokenizer
+
+SPLIT = "official"
+GENERATED = CohortSettings(source="embedded", n_patients=5700, seed=1)  # others than the study's, seed 0
+N_HELD_OUT = 512  # ECGs on which the tokenizer is judged
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a set of public weights is made of, beside the ECGs."""
+
+    tokenizer: TokenizerSettings
+    pretraining: PretrainSettings
+
+
+# Parts of a batch are fixed, so that other code or another cache gives the same bytes.
+_SETTINGS = {"batch_size": 64, "mask": "uniform", "accumulate": 8, "checkpoint_every": 100}
+_TOKENIZER = TokenizerSettings(steps=3000)
+RECIPES = {
+    "heartbeit_nano": Recipe(_TOKENIZER, PretrainSettings(steps=2500, warmup_steps=125, **_SETTINGS)),
+    "heartbeit_tiny": Recipe(
+        _TOKENIZER, PretrainSettings(size="heartbeit_tiny", steps=8000, warmup_steps=400, **_SETTINGS)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One cohort of the corpus, drawn."""
+
+    name: str
+    images: ImageStore
+
+    @cached_property
+    def parts(self) -> np.ndarray:
+        """Part of each image in the official split."""
+        return assign(self.images.manifest, SPLIT).to_numpy()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The images of pretraining, all parts of all sources; `rows` are those that may be learnt from."""
+
+    sources: tuple[Source, ...]
+
+    @cached_property
+    def images(self) -> JoinedImages:
+        """All images, source after source."""
+        return JoinedImages(tuple(source.images for source in self.sources))
+
+    def rows(self, part: str) -> np.ndarray:
+        """Positions of a part's images."""
+        return np.flatnonzero(np.concatenate([source.parts for source in self.sources]) == part)
+
+    def audit(self) -> dict[str, Any]:
+        """Who was learnt from: records and patients by source, and how many of folds 9 and 10 are among them.
+
+        `seen_of_seed42_test`: share of the records that the paper's split tests on.
+        """
+        return {source.name: _audit(source.images.manifest, source.parts) for source in self.sources}
+
+
+def _audit(manifest: pd.DataFrame, parts: np.ndarray) -> dict[str, Any]:
+    seen = parts == "train"
+    kept_out = manifest.strat_fold.isin([9, 10]) | manifest.external
+    patients = set(manifest.patient_id[seen])
+    tested = assign(manifest, "seed42").to_numpy() == "test"
+    return {
+        "records": int(seen.sum()),
+        "patients": len(patients),
+        "records_of_folds_9_and_10": int((kept_out & seen).sum()),
+        "patients_of_folds_9_and_10": len(patients & set(manifest.patient_id[kept_out])),
+        "seen_of_seed42_test": float(seen[tested].mean()),
+    }
+
+
+def draw_corpus(data: Path, folder: Path) -> Corpus:
+    """Draw PTB-XL in the folder `data`, and generated ECGs, into `folder`."""
+    filters, image = FilterSettings(), ImageSettings()
+
+    def draw(name: str, cohort: Cohort) -> Source:
+        write_images(cohort, filters, image, folder / name)
+        return Source(cohort.name, ImageStore.open(folder / name))
+
+    ptbxl = open_cohort(CohortSettings(source="ptbxl"), data)
+    if not ptbxl.comparable:
+        raise EcglibError(f"{data} holds {ptbxl.name}: the public weights learn from all of PTB-XL")
+    return Corpus((draw("ptbxl", ptbxl), draw("generated", open_cohort(GENERATED))))
+
+
+def make_tokens(corpus: Corpus, settings: TokenizerSettings, folder: Path) -> tuple[Path, np.ndarray]:
+    """Train the tokenizer on the corpus and read every image with it: its folder, and tokens (n, 196)."""
+    images, preprocessing = corpus.images, fingerprint()
+    folder = folder / digest([settings, images.data_hash])
+    if not (folder / "tokenizer.safetensors").exists():
+        train_tokenizer(images, corpus.rows("train"), settings, folder, {"preprocessing": preprocessing})
+    tokenizer, path = Tokenizer.load(folder), folder / "tokens.npy"
+    held_out = corpus.rows("validation")
+    held_out = np.random.default_rng(settings.seed).permutation(held_out)[:N_HELD_OUT]
+    report = assess(tokenizer, images.pixels(np.sort(held_out)))
+    require_alive(report)
+    (folder / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    if not path.with_suffix(".json").exists():
+        chunks = np.array_split(np.arange(len(images)), max(1, len(images) // 256))
+        tokens = [tokenizer.encode(images.pixels(rows)) for rows in track(chunks, "tokens", unit="chunk")]
+        write_tokens(path, np.concatenate(tokens), images.data_hash)
+    return folder, read_tokens(path, images.data_hash)
+
+
+def make_weights(name: str, data: Path, folder: Path) -> Path:
+    """Make the weights of a recipe from PTB-XL in the folder `data`; return the folder that holds them.
+
+    That folder has encoder.safetensors, history.parquet and checkpoint.pt, from which a killed run goes on.
+    Raises EcglibError for an unknown name and where PTB-XL is not whole.
+    """
+    if name not in RECIPES:
+        raise EcglibError(f"weights {name!r}: there is a recipe for {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    corpus = draw_corpus(data, folder / "images")
+    words, tokens = make_tokens(corpus, recipe.tokenizer, folder / "tokenizer")
+    tokenizer, out = Tokenizer.load(words), folder / name
+    described = {
+        "preprocessing": fingerprint(),
+        "tokenizer_sha256": tokenizer.metadata["weights_sha256"],
+        "audit": corpus.audit(),
+    }
+    pretrain(
+        corpus.images, tokens, corpus.rows("train"), tokenizer.vocab_size, recipe.pretraining, out,
+        [KeepEncoder(out / "latest.safetensors", described)], described,
+    )  # fmt: skip
+    return out
+
+
+@dataclass(frozen=True)
+class KeepEncoder:
+    """A callback of pretraining: writes the network as it is at each checkpoint."""
+
+    path: Path
+    metadata: Mapping[str, Any]
+
+    def __call__(self, step: int, network: MaskedImageModel) -> None:
+        save_encoder(self.path, network, {**self.metadata, "steps_done": step})
