@@ -1,0 +1,68 @@
+"""Intervals of a score: two honest ones from draws of the patients, the paper's, and Hanley and McNeil's.
+
+`honest` gives the one that stands in tables, and the other beside it: which, the coverage study decides
+(`ecglib.coverage`, page 09). A statistic comes as its value, its bootstrap draws and its jackknife.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.stats import norm
+
+Interval = tuple[float, float]
+
+
+def percentile(draws: np.ndarray, confidence: float = 0.95) -> Interval:
+    """Quantiles of bootstrap draws (n_draws,) that leave out the same share on both sides."""
+    low, high = np.quantile(draws, _tails(confidence))
+    return float(low), float(high)
+
+
+def bca(value: float, draws: np.ndarray, jackknife: np.ndarray, confidence: float = 0.95) -> Interval:
+    """Bias-corrected and accelerated interval (Efron, 1987): quantiles of the draws (n_draws,), moved.
+
+    They are moved by the share of draws below `value` (ties count half) and by the skewness of the
+    `jackknife` (n_patients,). Jackknife values that are not numbers, for the other patients lacked a class,
+    are left out; without spread there is no acceleration. Where all draws lie on one side of `value`, half a
+    draw is taken to lie on the other.
+    """
+    below = ((draws < value).mean() + (draws <= value).mean()) / 2
+    edge = 0.5 / len(draws)
+    bias = norm.ppf(np.clip(below, edge, 1 - edge))
+    pulls = jackknife[np.isfinite(jackknife)]
+    pulls = pulls.mean() - pulls if pulls.size else np.zeros(1)
+    spread = (pulls**2).sum() ** 1.5
+    acceleration = (pulls**3).sum() / (6 * spread) if spread > 0 else 0.0
+    z = bias + norm.ppf(_tails(confidence))
+    low, high = np.quantile(draws, norm.cdf(bias + z / (1 - acceleration * z)))
+    return float(low), float(high)
+
+
+def of_mean(draws: np.ndarray, confidence: float = 0.95) -> Interval:
+    """Interval of the bootstrap mean, mean +- z sd / sqrt(n_draws): what the paper's intervals look like.
+
+    It shrinks with the number of draws: it says how well the bootstrap was run, not how well the score is
+    known. It need not even hold the score.
+    """
+    half = norm.ppf(_tails(confidence)[1]) * draws.std(ddof=1) / np.sqrt(len(draws))
+    return float(draws.mean() - half), float(draws.mean() + half)
+
+
+def honest(value: float, draws: np.ndarray, jackknife: np.ndarray, confidence: float) -> dict[str, float]:
+    """The interval that is used (low, high: percentiles), and BCa beside it (bca_low, bca_high)."""
+    low, high = percentile(draws, confidence)
+    bca_low, bca_high = bca(value, draws, jackknife, confidence)
+    return {"low": low, "high": high, "bca_low": bca_low, "bca_high": bca_high}
+
+
+def hanley_mcneil(auroc: float, n_positive: int, n_negative: int, confidence: float = 0.95) -> Interval:
+    """Interval of an AUROC from its size and the classes alone (Hanley and McNeil, 1982, eq. 1)."""
+    q1, q2 = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
+    variance = auroc * (1 - auroc)
+    variance += (n_positive - 1) * (q1 - auroc**2) + (n_negative - 1) * (q2 - auroc**2)
+    half = norm.ppf(_tails(confidence)[1]) * np.sqrt(variance / (n_positive * n_negative))
+    return float(auroc - half), float(auroc + half)
+
+
+def _tails(confidence: float) -> np.ndarray:
+    return np.array([(1 - confidence) / 2, (1 + confidence) / 2])
