@@ -130,8 +130,8 @@ def judge(
 ) -> pd.DataFrame:
     """Set our numbers beside each claim and compute the verdict.
 
-    `scores`: as `metrics.score_cell` with the columns of the cell (outcome, model, split, fraction, draw;
-    kind and seed if there are several). `differences`: as `metrics.paired_difference` of HeartBEiT and
+    `scores`: as `protocols.score_cell` with the columns of the cell (outcome, model, split, fraction, draw;
+    kind and seed if there are several). `differences`: as `comparisons.paired_difference` of HeartBEiT and
     `model`, with the same columns, and `reference_fraction` where the other model had another fraction.
     `distances`: the table of `domain_shift`. `counts`: `cohort_counts`. Of several runs the first draw and
     seed is judged, fixed in advance; the range over all runs (runs_low, runs_high) stands beside it.

@@ -16,7 +16,10 @@ from ecglib.intervals import Interval, bca, of_mean, percentile
 from ecglib.metrics import METRICS, auroc, bootstrap, leave_one_patient_out, point_scores, trapezoid_auprc
 from ecglib.progress import track
 
-SIZES = {"large": (4352, 235), "small": (220, 12)}  # records and positives; large: the paper's STEMI test part
+SIZES = {
+    "large": (4352, 235),
+    "small": (220, 12),
+}  # records and positives; large: the paper's STEMI test part
 SHARE_WITH = (0.7, 0.2, 0.1)  # of the patients one, two and three ECGs, as in the embedded cohort
 INTERVALS = ("percentile", "bca", "by record", "of the mean")
 
@@ -97,8 +100,25 @@ def _read_study(size: str, study: int, settings: CoverageSettings) -> list[dict]
             "percentile": percentile(d, settings.confidence),
             "bca": bca(values[m], d, jack[m].to_numpy(), settings.confidence),
             "by record": percentile(by_record[m].to_numpy(), settings.confidence),
-            "bca by record": bca(values[m], by_record[m].to_numpy(), leave_one_patient_out(y_true, y_score, np.arange(len(y_true)))[m].to_numpy(), settings.confidence),
+            "bca by record": bca(
+                values[m],
+                by_record[m].to_numpy(),
+                leave_one_patient_out(y_true, y_score, np.arange(len(y_true)))[m].to_numpy(),
+                settings.confidence,
+            ),
             "of the mean": of_mean(d, settings.confidence),
         }.items():
-            out.append(dict(size=size, study=study, metric=m, interval=name, value=values[m], low=low, high=high, truth=known[m], trapezoid=trapezoid_auprc(y_true,y_score)))
+            out.append(
+                dict(
+                    size=size,
+                    study=study,
+                    metric=m,
+                    interval=name,
+                    value=values[m],
+                    low=low,
+                    high=high,
+                    truth=known[m],
+                    trapezoid=trapezoid_auprc(y_true, y_score),
+                )
+            )
     return out

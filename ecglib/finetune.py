@@ -2,7 +2,7 @@
 
 As in the paper (Methods) and its public code: two-neuron head, cross-entropy, OneCycle up to 1e-3, no
 augmentation, AdamW for HeartBEiT and Adam for the baselines. Unlike it, there is a validation part; the step
-that is reported, and the part on which it is chosen, are for `ecglib.metrics` to say.
+that is reported, and the part on which it is chosen, are for `ecglib.protocols` to say.
 """
 
 from collections.abc import Iterator, Mapping
@@ -200,7 +200,7 @@ def predict(classifier: Classifier, store: Images, rows: np.ndarray, precision: 
 def prediction_table(
     store: Images, part: str, rows: np.ndarray, labels: np.ndarray, step: int, y_score: np.ndarray
 ) -> pd.DataFrame:
-    """Predictions of one part at one step in the form that `ecglib.metrics` reads."""
+    """Predictions of one part at one step in the form that `ecglib.protocols` reads."""
     known = store.manifest.iloc[rows][["record_id", "patient_id"]].reset_index(drop=True)
     y_true = labels[rows].astype(np.int8)
     return known.assign(part=part, step=step, y_true=y_true, y_score=y_score.astype(np.float32))

@@ -1,10 +1,8 @@
 """Intervals of a score: two honest ones from draws of the patients, the paper's, and Hanley and McNeil's.
 
-`honest` gives the one that stands in tables, and the other beside it: which, the coverage study decides
-(`ecglib.coverage`, page 09). A statistic comes as its value, its bootstrap draws and its jackknife.
+`honest_interval` gives the one that stands in tables and the other beside it; the coverage study decides
+which (`ecglib.coverage`, page 09). A statistic comes as its value, its bootstrap draws and its jackknife.
 """
-
-from collections.abc import Callable
 
 import numpy as np
 from scipy.stats import norm
@@ -48,11 +46,13 @@ def of_mean(draws: np.ndarray, confidence: float = 0.95) -> Interval:
     return float(draws.mean() - half), float(draws.mean() + half)
 
 
-def honest(value: float, draws: np.ndarray, jackknife: np.ndarray, confidence: float) -> dict[str, float]:
-    """The interval that is used (low, high: percentiles), and BCa beside it (bca_low, bca_high)."""
-    low, high = percentile(draws, confidence)
-    bca_low, bca_high = bca(value, draws, jackknife, confidence)
-    return {"low": low, "high": high, "bca_low": bca_low, "bca_high": bca_high}
+def honest_interval(
+    value: float, draws: np.ndarray, jackknife: np.ndarray, confidence: float = 0.95
+) -> dict[str, float]:
+    """The interval that is used, BCa (low, high), and the percentiles beside it (other_low, other_high)."""
+    low, high = bca(value, draws, jackknife, confidence)
+    other_low, other_high = percentile(draws, confidence)
+    return {"low": low, "high": high, "other_low": other_low, "other_high": other_high}
 
 
 def hanley_mcneil(auroc: float, n_positive: int, n_negative: int, confidence: float = 0.95) -> Interval:

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from ecglib.claims import readable
+from ecglib.comparisons import paired_difference
 from ecglib.grid import Cell
-from ecglib.metrics import ScoreSettings, paired_difference
+from ecglib.metrics import ScoreSettings
 from ecglib.style import KIND_NAMES, METRIC_NAMES, MODEL_NAMES, PART_NAMES, Table, model_name, outcome_name
 
 NOT_ESTIMABLE = "not estimable"
@@ -52,7 +53,7 @@ def differences(
     """HeartBEiT minus each other model on the same patients, by paired bootstrap.
 
     Both have the same label fraction, or a pair of fractions in `also`: HeartBEiT's and the other's. One row
-    for each pair of cells, part and metric: `metrics.paired_difference` with the columns of the cell, whose
+    for each pair of cells, part and metric: `comparisons.paired_difference` with the columns of the cell, whose
     `fraction` is HeartBEiT's, and `reference_fraction`. `predictions_of` is `study.predictions`. What is not
     estimable has no row.
     """

@@ -28,12 +28,13 @@ from ecglib.filtering import FilterSettings
 from ecglib.finetune import FinetuneSettings, finetune
 from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings
-from ecglib.metrics import PROTOCOLS, ScoreSettings, score_cell
+from ecglib.metrics import ScoreSettings
 from ecglib.preprocessing import fingerprint
 from ecglib.pretrain import PretrainSettings, pretrain
 from ecglib.probe import ProbeSettings, cache_features, fit_head
 from ecglib.profiles import NOTEBOOKS, ROOT, Profile, ancestors, load_profile, meanings
 from ecglib.progress import track
+from ecglib.protocols import PROTOCOLS, score_cell
 from ecglib.provenance import atomic_path, code_hash, commit, digest, machine
 from ecglib.quality import QualitySettings
 from ecglib.shards import ImageStore, read_tokens, write_images, write_tokens
@@ -307,7 +308,7 @@ class Study:
     def scores(self, outcome: str) -> pd.DataFrame:
         """Both protocols' scores of every cell of an outcome: one row a cell, protocol, part and metric.
 
-        Columns: those of the cell and of `metrics.score_cell`; a cell whose fraction lacks a class has one
+        Columns: those of the cell and of `protocols.score_cell`; a cell whose fraction lacks a class has one
         row a protocol with `estimable` False and its `reason`, and no number.
         """
         settings = self.profile.settings(ScoreSettings)

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 from ecglib.claims import CLAIMS_FILE, NOT_TESTABLE, VERDICTS, cohort_counts, judge, read_claims, readable
+from ecglib.comparisons import paired_difference
 from ecglib.domain_shift import ShiftSettings, domain_shift
 from ecglib.errors import EcglibError
-from ecglib.metrics import ScoreSettings, paired_difference, score_cell
+from ecglib.metrics import ScoreSettings
+from ecglib.protocols import score_cell
 
 VALUE = "auroc-stemi-1pct-test-heartbeit"  # the paper: .88
 LEAST = "auroc-stemi-1pct-test-over-least"  # the paper: 4.8 % over the strongest of the others

@@ -7,18 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from ecglib.comparisons import paired_difference
 from ecglib.errors import EcglibError
-from ecglib.metrics import (
-    ScoreSettings,
-    auprc,
-    auroc,
-    bootstrap,
-    choose_step,
-    draw_patients,
-    interval,
-    paired_difference,
-    score_cell,
-)
+from ecglib.intervals import of_mean, percentile
+from ecglib.metrics import ScoreSettings, auprc, auroc, bootstrap, draw_patients
+from ecglib.protocols import choose_step, score_cell
 
 FEW_DRAWS = ScoreSettings(n_draws=60, seed=3)
 
@@ -162,10 +155,10 @@ def test_bootstrap_of_the_papers_test_part_agrees_with_hanley_mcneil_and_the_mea
     q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
     m, n = 235, 4352 - 235
     variance = value * (1 - value) + (m - 1) * (q1 - value**2) + (n - 1) * (q2 - value**2)
-    low, high = interval(draws, "honest")
+    low, high = percentile(draws)
     assert high - low == pytest.approx(2 * 1.96 * np.sqrt(variance / (m * n)), rel=0.2)
     assert low < value < high
-    narrow_low, narrow_high = interval(draws, "paper")
+    narrow_low, narrow_high = of_mean(draws)
     assert (high - low) / (narrow_high - narrow_low) == pytest.approx(np.sqrt(500), rel=0.1)
 
 
@@ -175,16 +168,16 @@ def test_over_label_permutations_one_half_lies_inside_the_interval():
     inside = 0
     for i in range(200):
         draws = bootstrap(rng.permutation(y_true), y_score, groups, n_draws=200, seed=i)["auroc"].to_numpy()
-        low, high = interval(draws, "honest")
+        low, high = percentile(draws)
         inside += low <= 0.5 <= high
     assert 0.90 <= inside / 200 <= 0.99
 
 
 def test_interval_worked_by_hand():
     values = np.arange(101.0)
-    assert interval(values, "honest", 0.9) == pytest.approx((5, 95))
+    assert percentile(values, 0.9) == pytest.approx((5, 95))
     half = 1.6448536 * values.std(ddof=1) / np.sqrt(101)
-    assert interval(values, "paper", 0.9) == pytest.approx((50 - half, 50 + half))
+    assert of_mean(values, 0.9) == pytest.approx((50 - half, 50 + half))
 
 
 def two_steps() -> pd.DataFrame:

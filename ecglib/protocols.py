@@ -1,0 +1,182 @@
+"""Two protocols read one cell: which step is reported, with which interval.
+
+A cell is a table of predictions (record_id, patient_id, part, step, y_true, y_score), as `finetune` and
+`probe` write it. `paper`: the best step on the reported part itself, with the interval of the bootstrap mean.
+`honest`: the step that is best on validation, with an interval from a bootstrap over patients.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ecglib.errors import EcglibError
+from ecglib.intervals import honest_interval, of_mean
+from ecglib.metrics import METRICS, ScoreSettings, bootstrap, leave_one_patient_out, point_scores
+
+PROTOCOLS = ("paper", "honest")
+SCORED_PARTS = ("test", "external")
+CELL_COLUMNS = ("record_id", "patient_id", "part", "step", "y_true", "y_score")
+LIMITS = ("low", "high", "other_low", "other_high")
+NOT_A_NUMBER = float("nan")
+
+
+class Reading(NamedTuple):
+    """What a protocol reads from a cell: one part at one step, or the reason why there is no such step."""
+
+    rows: pd.DataFrame  # in order of record_id
+    step: int | None
+    reason: str
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels, scores and patients (n,)."""
+        columns = (self.rows[name].to_numpy() for name in ("y_true", "y_score", "patient_id"))
+        return tuple(columns)
+
+
+class Resampled(NamedTuple):
+    """A reading's two scores, their bootstrap draws and their jackknife."""
+
+    values: pd.Series  # by metric
+    draws: pd.DataFrame  # (n_draws, 2)
+    jackknife: pd.DataFrame  # (n_patients, 2)
+    n_redrawn: int  # draws repeated since they lacked a class
+
+    def minus(self, other: "Resampled") -> "Resampled":
+        """Differences under the same draws of the same patients."""
+        return Resampled(
+            self.values - other.values,
+            self.draws - other.draws,
+            self.jackknife - other.jackknife,
+            self.n_redrawn,
+        )
+
+
+def choose_step(cell: pd.DataFrame, protocol: str, part: str, metric: str = "auroc") -> int:
+    """The step whose predictions are reported, by `metric`; of equally good steps the first.
+
+    `paper`: the best step on `part` itself, as the paper's public code selects. `honest`: the best step on
+    validation, whatever `part` is. Raises EcglibError where the part looked at lacks a class.
+    """
+    check_cell(cell)
+    judged = judged_part(protocol, part)
+    rows = cell.loc[cell["part"] == judged]
+    if lack := _lack(rows, judged):
+        raise EcglibError(f"no step can be chosen: {lack}; take more patients")
+    if metric not in METRICS:
+        raise EcglibError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    steps = np.unique(rows["step"].to_numpy())
+    scores = [_score(rows.loc[rows["step"] == step], metric) for step in steps]
+    return int(steps[np.argmax(scores)])
+
+
+def score_cell(cell: pd.DataFrame, protocol: str, settings: ScoreSettings) -> pd.DataFrame:
+    """Score a cell's test and external parts at the step that the protocol chooses (by AUROC).
+
+    One row per part in the cell and metric: protocol, part, metric, value, low, high, other_low, other_high
+    (the honest interval that is not used), n, n_patients, n_positive, prevalence, step, n_redrawn (bootstrap
+    draws repeated since they lacked a class), estimable, reason. Where a class is missing, `estimable` is
+    False, `reason` says what lacks, the counts stand, and value, limits and step are empty: print "not
+    estimable", never a number.
+    """
+    check_cell(cell)
+    rows = []
+    for part in parts_in(cell):
+        reading = read(cell, protocol, part)
+        known = {"protocol": protocol, "part": part, **counts(reading.rows), "step": reading.step}
+        resampled = None if reading.reason else resample(reading, settings)
+        rows += rows_of(resampled, settings, known | {"reason": reading.reason})
+    return pd.DataFrame(rows).astype({"step": "Int64"})
+
+
+def rows_of(resampled: Resampled | None, settings: ScoreSettings, known: dict[str, Any]) -> list[dict]:
+    """A row for each metric: what is `known`, the metric, value and limits; none without `resampled`."""
+    n_redrawn = resampled.n_redrawn if resampled else 0
+    known = known | {"n_redrawn": n_redrawn, "estimable": not known["reason"]}
+    rows = []
+    for metric in METRICS:
+        numbers = dict.fromkeys(("value", *LIMITS), NOT_A_NUMBER)
+        if resampled:
+            numbers |= _numbers(resampled, metric, known["protocol"], settings.confidence)
+        rows.append(known | {"metric": metric} | numbers)
+    return rows
+
+
+def _numbers(resampled: Resampled, metric: str, protocol: str, confidence: float) -> dict[str, float]:
+    value, draws = float(resampled.values[metric]), resampled.draws[metric].to_numpy()
+    if protocol == "honest":
+        jackknife = resampled.jackknife[metric].to_numpy()
+        return {"value": value} | honest_interval(value, draws, jackknife, confidence)
+    low, high = of_mean(draws, confidence)
+    return {"value": value, "low": low, "high": high}
+
+
+def read(cell: pd.DataFrame, protocol: str, part: str) -> Reading:
+    """The rows of a part that a protocol reports, or why there are none."""
+    rows = cell.loc[cell["part"] == part].sort_values(by="record_id", kind="stable")
+    judged = judged_part(protocol, part)
+    if reason := _lack(cell.loc[cell["part"] == judged], judged) or _lack(rows, part):
+        return Reading(rows.drop_duplicates("record_id"), None, reason)
+    step = choose_step(cell, protocol, part)
+    return Reading(rows.loc[rows["step"] == step], step, "")
+
+
+def resample(reading: Reading, settings: ScoreSettings) -> Resampled:
+    """A reading's scores, and how they vary with the patients."""
+    draws = bootstrap(*reading.arrays, n_draws=settings.n_draws, seed=settings.seed)
+    values = pd.Series(point_scores(*reading.arrays[:2]))
+    jackknife = leave_one_patient_out(*reading.arrays)
+    return Resampled(values, draws[list(METRICS)], jackknife, int(draws["redrawn"].sum()))
+
+
+def judged_part(protocol: str, part: str) -> str:
+    """The part on which a protocol chooses the step."""
+    if protocol not in PROTOCOLS:
+        raise EcglibError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    return "validation" if protocol == "honest" else part
+
+
+def _lack(rows: pd.DataFrame, part: str) -> str:
+    present = set(rows["y_true"].unique())
+    if not present:
+        return f"{part} has no record"
+    lacking = [name for label, name in ((1, "positive"), (0, "negative")) if label not in present]
+    return f"{part} has no {lacking[0]} record" if lacking else ""
+
+
+def parts_in(cell: pd.DataFrame) -> list[str]:
+    """The scored parts that a cell holds."""
+    parts = [part for part in SCORED_PARTS if (cell["part"] == part).any()]
+    if not parts:
+        raise EcglibError(
+            f"a cell holds no prediction for {' or '.join(SCORED_PARTS)}: predict at least one part"
+        )
+    return parts
+
+
+def counts(rows: pd.DataFrame) -> dict[str, float]:
+    """How many records, patients and positives there are."""
+    labels = rows["y_true"].to_numpy()
+    n_patients = len(np.unique(rows["patient_id"].to_numpy().astype(str)))
+    n_positive = int(labels.sum())
+    return {"n": len(labels), "n_patients": n_patients, "n_positive": n_positive, "prevalence": labels.mean()}
+
+
+def check_cell(cell: pd.DataFrame) -> None:
+    """Refuse a table that is not one of predictions."""
+    if missing := [name for name in CELL_COLUMNS if name not in cell.columns]:
+        raise EcglibError(
+            f"predictions lack the columns {', '.join(missing)}: write them with ecglib.finetune"
+        )
+    labels = np.unique(cell["y_true"].to_numpy()).tolist()
+    if not set(labels) <= {0, 1}:
+        raise EcglibError(f"y_true of a cell must be 0 or 1, got {labels[:5]}: check the outcome's labels")
+    twice = cell.duplicated(["record_id", "part", "step"]).to_numpy()
+    if twice.any():
+        record = cell["record_id"].to_numpy()[twice][0]
+        raise EcglibError(f"record {record} stands twice in one part and step of a cell: keep one row")
+
+
+def _score(rows: pd.DataFrame, metric: str) -> float:
+    return point_scores(rows["y_true"].to_numpy(), rows["y_score"].to_numpy())[metric]
