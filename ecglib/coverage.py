@@ -1,124 +1,205 @@
-"""How often an interval holds the truth, by simulation: the only way to tell an honest one from a narrow one.
+"""How often an interval holds the truth, by simulation: the way to tell an honest interval from a narrow one.
 
-Scores are normal in both classes (binormal), so the true AUROC and average precision are known. Patients have
-one to three ECGs with one label, whose scores go together. Every simulated study is read by each interval.
+Two models score each simulated study. Their scores are normal in both classes (binormal), so that true AUROC
+and average precision are known. Patients have one to three ECGs of one label, whose scores go together.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from ecglib.comparisons import delong
 from ecglib.errors import EcglibError
 from ecglib.intervals import Interval, bca, of_mean, percentile
-from ecglib.metrics import METRICS, auroc, bootstrap, leave_one_patient_out, point_scores, trapezoid_auprc
+from ecglib.metrics import METRICS, auprc, auroc, bootstrap_steps, leave_one_patient_out, trapezoid_auprc
 from ecglib.progress import track
 
-SIZES = {
-    "large": (4352, 235),
-    "small": (220, 12),
-}  # records and positives; large: the paper's STEMI test part
-SHARE_WITH = (0.7, 0.2, 0.1)  # of the patients one, two and three ECGs, as in the embedded cohort
-INTERVALS = ("percentile", "bca", "by record", "of the mean")
+# Records, positives, and the shares of the patients with one, two and three ECGs. "large" is the paper's
+# STEMI test part with PTB-XL's shares; "small" has those of the embedded cohort.
+SIZES = {"large": (4352, 235, (0.88, 0.09, 0.03)), "small": (220, 12, (0.7, 0.2, 0.1))}
+STATISTICS = ("score", "difference")
+STEP = 0.5  # of scores that are rounded, in standard deviations
 
 
 @dataclass(frozen=True, kw_only=True)
 class CoverageSettings:
     """How the intervals are put to the test: simulated studies in which the truth is known."""
 
-    n_large: int = 400  # simulated studies of the size of the paper's STEMI test part: 235 of 4,352
-    n_small: int = 1000  # simulated studies with few positives: 12 of 220
-    auroc: float = 0.88  # true AUROC, that of the paper's STEMI at 1 % of the labels
-    correlation: float = 0.7  # between the scores of two ECGs of one patient
+    n_large: int = 400  # simulated studies of the size of the paper's STEMI test part, 235 positives of 4,352
+    n_small: int = 1000  # simulated studies with few positives, 12 of 220
+    auroc: float = 0.88  # true AUROC of the first model; the paper's for STEMI at 1 % of the labels
+    other_auroc: float = 0.82  # true AUROC of the second model
+    likeness: float = 0.6  # correlation of the two models' scores of an ECG, within a class
+    correlation: float = 0.7  # of a model's scores of two ECGs of one patient, within a class
     n_draws: int = 500  # bootstrap draws in each study
-    confidence: float = 0.95  # nominal coverage, between 0 and 1
-    seed: int = 0  # seed of the simulated studies and of the bootstrap
+    confidence: float = 0.95  # nominal coverage of the intervals, between 0 and 1
+    seed: int = 0  # seed of the studies and of the bootstrap
 
     def __post_init__(self) -> None:
         for name in ("n_large", "n_small", "n_draws"):
             if getattr(self, name) < 2:
                 raise EcglibError(f"{name} must be at least 2, got {getattr(self, name)}")
-        for name in ("auroc", "confidence"):
+        for name in ("auroc", "other_auroc", "confidence"):
             if not 0 < getattr(self, name) < 1:
                 raise EcglibError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
-        if not 0 <= self.correlation <= 1:
-            raise EcglibError(f"correlation must lie from 0 to 1, got {self.correlation}")
+        for name in ("likeness", "correlation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise EcglibError(f"{name} must lie from 0 to 1, got {getattr(self, name)}")
+
+    def n_studies(self, size: str) -> int:
+        """How many studies of a size are simulated."""
+        return self.n_large if size == "large" else self.n_small
 
 
 def simulate(
-    n: int, n_positive: int, settings: CoverageSettings, rng: np.random.Generator
+    size: str, study: int, settings: CoverageSettings, *, one_ecg_each: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, scores and patients (n,) of one study; all ECGs of a patient have one label."""
-    y_true = np.arange(n) < n_positive
-    groups = np.concatenate([_patients(n_positive, rng), -1 - _patients(n - n_positive, rng)])
-    owner = np.unique(groups, return_inverse=True)[1]
-    shared, own = rng.normal(size=owner.max() + 1)[owner], rng.normal(size=n)
-    noise = np.sqrt(settings.correlation) * shared + np.sqrt(1 - settings.correlation) * own
-    return y_true.astype(np.int8), noise + _distance(settings.auroc) * y_true, owner
+    """Labels (n,), scores of both models (2, n) and patients (n,); the same number gives the same study."""
+    rng = np.random.default_rng([settings.seed, list(SIZES).index(size), study])
+    n, n_positive, shares = SIZES[size]
+    shares = (1.0,) if one_ecg_each else shares
+    ill, well = (_patients(count, shares, rng) for count in (n_positive, n - n_positive))
+    patients = np.concatenate([ill, ill[-1] + 1 + well])
+    noise = _blend(
+        settings.correlation, rng.normal(size=(2, patients[-1] + 1))[:, patients], rng.normal(size=(2, n))
+    )
+    noise[1] = settings.likeness * noise[0] + np.sqrt(1 - settings.likeness**2) * noise[1]
+    y_true = (np.arange(n) < n_positive).astype(np.int8)
+    distances = [[_distance(settings.auroc)], [_distance(settings.other_auroc)]]
+    return y_true, noise + distances * y_true, patients
 
 
-def truth(auroc: float, prevalence: float) -> dict[str, float]:
-    """AUROC and average precision of endlessly many such patients: precision averaged over the positives."""
+def _blend(share: float, common: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Noise of variance 1, of which a share is common."""
+    return np.sqrt(share) * common + np.sqrt(1 - share) * own
+
+
+def truth(true_auroc: float, prevalence: float) -> dict[str, float]:
+    """AUROC and average precision in endlessly many records: precision in the mean over the positives."""
     z = np.linspace(-9, 9, 20001)
-    sensitivity, false_alarms = norm.sf(z), norm.sf(z + _distance(auroc))
-    precision = prevalence * sensitivity / (prevalence * sensitivity + (1 - prevalence) * false_alarms)
-    return {"auroc": auroc, "auprc": float(np.trapezoid(precision * norm.pdf(z), z))}
+    hits, false_alarms = prevalence * norm.sf(z), (1 - prevalence) * norm.sf(z + _distance(true_auroc))
+    return {"auroc": true_auroc, "auprc": float(np.trapezoid(hits / (hits + false_alarms) * norm.pdf(z), z))}
 
 
-def _distance(auroc: float) -> float:
-    """How far apart the classes' means lie, in standard deviations."""
-    return float(np.sqrt(2) * norm.ppf(auroc))
+def _distance(true_auroc: float) -> float:
+    """How far apart the means of the classes lie, in standard deviations."""
+    return float(np.sqrt(2) * norm.ppf(true_auroc))
 
 
-def _patients(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Patients of n records, numbered from 0."""
-    sizes = rng.choice(np.arange(1, len(SHARE_WITH) + 1), n, p=SHARE_WITH)
-    return np.repeat(np.arange(n), sizes)[:n]
+def _patients(n: int, shares: tuple[float, ...], rng: np.random.Generator) -> np.ndarray:
+    """Patients, numbered from 0, of n records in order."""
+    return np.repeat(np.arange(n), rng.choice(np.arange(len(shares)) + 1, n, p=shares))[:n]
 
 
-def coverage(settings: CoverageSettings) -> pd.DataFrame:
-    rows = []
-    for size, n_studies in (("small", settings.n_small), ("large", settings.n_large)):
-        for study in track(range(n_studies), f"{size} studies", unit="study"):
-            rows += _read_study(size, study, settings)
+def simulated_intervals(settings: CoverageSettings) -> pd.DataFrame:
+    """Intervals of the first model's scores, and of the differences to the second, in each simulated study.
+
+    One row per study, statistic (score, difference), metric and interval (percentile, bca, by_record:
+    percentiles of a bootstrap of ECGs, of_mean, delong: +- 1.96 standard errors of the test, for AUROC):
+    size, study, statistic, metric, interval, value, low, high, truth.
+    """
+    rows: list[dict[str, Any]] = []
+    for size, (n, n_positive, _) in SIZES.items():
+        first, second = (truth(a, n_positive / n) for a in (settings.auroc, settings.other_auroc))
+        true = {"score": first, "difference": {m: first[m] - second[m] for m in METRICS}}
+        for study in track(range(settings.n_studies(size)), f"{size} simulated studies", unit="study"):
+            for row in _intervals(*simulate(size, study, settings), settings, study):
+                known = {"size": size, "study": study, "truth": true[row["statistic"]][row["metric"]]}
+                rows.append(known | row)
     return pd.DataFrame(rows)
 
 
-def _read_study(size: str, study: int, settings: CoverageSettings) -> list[dict]:
-    y_true, y_score, groups = simulate(*SIZES[size], settings, np.random.default_rng([settings.seed, study]))
-    values = point_scores(y_true, y_score)
-    jack = leave_one_patient_out(y_true, y_score, groups)
-    by_patient = bootstrap(y_true, y_score, groups, n_draws=settings.n_draws, seed=study)
-    by_record = bootstrap(y_true, y_score, np.arange(len(y_true)), n_draws=settings.n_draws, seed=study)
-    known = truth(settings.auroc, y_true.mean())
-    out = []
-    for m in METRICS:
-        d = by_patient[m].to_numpy()
-        for name, (low, high) in {
-            "percentile": percentile(d, settings.confidence),
-            "bca": bca(values[m], d, jack[m].to_numpy(), settings.confidence),
-            "by record": percentile(by_record[m].to_numpy(), settings.confidence),
-            "bca by record": bca(
-                values[m],
-                by_record[m].to_numpy(),
-                leave_one_patient_out(y_true, y_score, np.arange(len(y_true)))[m].to_numpy(),
-                settings.confidence,
-            ),
-            "of the mean": of_mean(d, settings.confidence),
-        }.items():
-            out.append(
-                dict(
-                    size=size,
-                    study=study,
-                    metric=m,
-                    interval=name,
-                    value=values[m],
-                    low=low,
-                    high=high,
-                    truth=known[m],
-                    trapezoid=trapezoid_auprc(y_true, y_score),
-                )
+def _intervals(
+    y_true: np.ndarray, y_scores: np.ndarray, patients: np.ndarray, settings: CoverageSettings, study: int
+) -> Iterator[dict[str, Any]]:
+    seed = [settings.seed, study]
+    of_models = bootstrap_steps(y_true, y_scores, patients, settings.n_draws, np.random.default_rng(seed))
+    records = np.arange(len(y_true))
+    of_records = bootstrap_steps(y_true, y_scores[:1], records, settings.n_draws, np.random.default_rng(seed))
+    by_patient = _with_difference(of_models)
+    left_out = [leave_one_patient_out(y_true, score, patients).to_numpy().T for score in y_scores]
+    jackknife = _with_difference(np.stack(left_out, axis=1))
+    test = delong(y_true, *y_scores, patients)
+    half = float(norm.ppf((1 + settings.confidence) / 2)) * test.error
+    for (i, metric), (j, statistic) in itertools.product(enumerate(METRICS), enumerate(STATISTICS)):
+        value, draws = float(by_patient[i, j, 0]), by_patient[i, j, 1:]
+        limits = {
+            "percentile": percentile(draws, settings.confidence),
+            "bca": bca(value, draws, jackknife[i, j], settings.confidence),
+            "of_mean": of_mean(draws, settings.confidence),
+        }
+        if statistic == "score":
+            limits["by_record"] = percentile(of_records[i, 0, 1:], settings.confidence)
+        elif metric == "auroc":
+            limits["delong"] = (value - half, value + half)
+        head = {"statistic": statistic, "metric": metric, "value": value}
+        yield from (
+            head | {"interval": name, "low": low, "high": high} for name, (low, high) in limits.items()
+        )
+
+
+def _with_difference(of_models: np.ndarray) -> np.ndarray:
+    """Numbers (2 metrics, 2 models, ...) of the first model, and the first less the second."""
+    return np.stack([of_models[:, 0], of_models[:, 0] - of_models[:, 1]], axis=1)
+
+
+def coverage(intervals: pd.DataFrame) -> pd.DataFrame:
+    """How often each interval held the truth.
+
+    `intervals` as `simulated_intervals` gives them. Returns a row for each size, statistic, metric and
+    interval: these, coverage, error (Monte-Carlo standard error), below, above (shares of the studies whose
+    truth lies under or over the interval), width (mean), n_studies.
+    """
+    judged = intervals.assign(
+        below=intervals.truth < intervals.low,
+        above=intervals.truth > intervals.high,
+        width=intervals.high - intervals.low,
+    )
+    by = judged.groupby(["size", "statistic", "metric", "interval"], sort=False)
+    table = by[["below", "above", "width"]].mean().assign(n_studies=by.size())
+    table["coverage"] = 1 - table.below - table.above
+    # Of a share in n studies, with two more hits and misses (Agresti and Coull, 1998): never 0.
+    share = (table.coverage * table.n_studies + 2) / (table.n_studies + 4)
+    table["error"] = np.sqrt(share * (1 - share) / (table.n_studies + 4))
+    return table.reset_index()
+
+
+def spread_of_auroc(settings: CoverageSettings, *, one_ecg_each: bool) -> Interval:
+    """Where the first model's AUROC falls in that share of the large studies which `confidence` names."""
+    values = []
+    for study in range(settings.n_large):
+        y_true, (y_score, _), _ = simulate("large", study, settings, one_ecg_each=one_ecg_each)
+        values.append(auroc(y_true, y_score))
+    return percentile(np.array(values), settings.confidence)
+
+
+def precision_of_rules(settings: CoverageSettings) -> pd.DataFrame:
+    """Average precision and the trapezoid rule of simulated studies, with fine scores and with rounded ones.
+
+    One row per size and scores (fine, rounded to STEP, which ties many records), in the mean over studies:
+    size, scores, average_precision, trapezoid, gap (their difference), error (its standard error), truth
+    (of fine scores).
+    """
+    rows = []
+    for size, (n, n_positive, _) in SIZES.items():
+        for scores in ("fine", "rounded"):
+            found = np.array(
+                [_rules(size, study, scores, settings) for study in range(settings.n_studies(size))]
             )
-    return out
+            gap = found[:, 1] - found[:, 0]
+            row = {"size": size, "scores": scores, "average_precision": found[:, 0].mean()}
+            row |= {"trapezoid": found[:, 1].mean(), "gap": gap.mean()}
+            row |= {"error": gap.std(ddof=1) / np.sqrt(len(gap))}
+            rows.append(row | {"truth": truth(settings.auroc, n_positive / n)["auprc"]})
+    return pd.DataFrame(rows)
+
+
+def _rules(size: str, study: int, scores: str, settings: CoverageSettings) -> tuple[float, float]:
+    y_true, (y_score, _), _ = simulate(size, study, settings)
+    y_score = y_score if scores == "fine" else np.round(y_score / STEP) * STEP
+    return auprc(y_true, y_score), trapezoid_auprc(y_true, y_score)

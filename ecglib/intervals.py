@@ -49,9 +49,9 @@ def of_mean(draws: np.ndarray, confidence: float = 0.95) -> Interval:
 def honest_interval(
     value: float, draws: np.ndarray, jackknife: np.ndarray, confidence: float = 0.95
 ) -> dict[str, float]:
-    """The interval that is used, BCa (low, high), and the percentiles beside it (other_low, other_high)."""
-    low, high = bca(value, draws, jackknife, confidence)
-    other_low, other_high = percentile(draws, confidence)
+    """The interval that is used, percentiles (low, high), and BCa beside it (other_low, other_high)."""
+    low, high = percentile(draws, confidence)
+    other_low, other_high = bca(value, draws, jackknife, confidence)
     return {"low": low, "high": high, "other_low": other_low, "other_high": other_high}
 
 

@@ -5,6 +5,7 @@ unit that is drawn. All scores come from whole-number counts over the distinct s
 are exact and every draw equals scikit-learn's score of the resampled records.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,8 +67,8 @@ def trapezoid_auprc(y_true: np.ndarray, y_score: np.ndarray) -> float:
 
 def point_scores(y_true: np.ndarray, y_score: np.ndarray) -> dict[str, float]:
     """Both scores of labels (n,) in {0, 1} and scores (n,), by name."""
-    drawn = _weighted_scores(y_true, y_score, np.zeros(len(y_true), dtype=np.int64), np.ones((1, 1)))
-    return {metric: float(values[0]) for metric, values in zip(METRICS, drawn, strict=True)}
+    drawn = _weighted_scores(y_true, [y_score], np.zeros(len(y_true), dtype=np.int64), np.ones((1, 1)))
+    return {metric: float(values[0, 0]) for metric, values in zip(METRICS, drawn, strict=True)}
 
 
 def bootstrap(
@@ -81,7 +82,7 @@ def bootstrap(
     patients only, not on the scores or the order of the records: two models are resampled alike.
     """
     codes, weights, redrawn = patient_draws(y_true, groups, n_draws, np.random.default_rng(seed))
-    columns = dict(zip(METRICS, _weighted_scores(y_true, y_score, codes, weights), strict=True))
+    columns = dict(zip(METRICS, _weighted_scores(y_true, [y_score], codes, weights)[:, 0], strict=True))
     return pd.DataFrame({"draw": np.arange(n_draws), **columns, "redrawn": redrawn})
 
 
@@ -95,7 +96,7 @@ def bootstrap_steps(
     """
     codes, weights, _ = patient_draws(y_true, groups, n_draws, rng)
     weights = np.concatenate([np.ones((1, weights.shape[1])), weights])
-    return np.stack([_weighted_scores(y_true, scores, codes, weights) for scores in y_scores], axis=1)
+    return _weighted_scores(y_true, y_scores, codes, weights)
 
 
 def patient_draws(
@@ -212,12 +213,16 @@ def _sum_within(patient: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _weighted_scores(
-    y_true: np.ndarray, y_score: np.ndarray, codes: np.ndarray, weights: np.ndarray
+    y_true: np.ndarray, y_scores: Iterable[np.ndarray], codes: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Both scores (2, n_draws) of records (n,) of patients `codes` under weights (n_draws, n_patients)."""
-    counts = _class_counts(*_checked(y_true, y_score), codes, weights.shape[1])
-    blocks = [_scores(counts, weights[i : i + DRAWS_AT_ONCE]) for i in range(0, len(weights), DRAWS_AT_ONCE)]
-    return np.concatenate(blocks, axis=1)
+    """Both scores (2, n_steps, n_draws) of records of patients `codes`, weights (n_draws, n_patients)."""
+    n_patients = weights.shape[1]
+    counts = [_class_counts(*_checked(y_true, y_score), codes, n_patients) for y_score in y_scores]
+    blocks = []
+    for start in range(0, len(weights), DRAWS_AT_ONCE):
+        block = np.ascontiguousarray(weights[start : start + DRAWS_AT_ONCE].T)
+        blocks.append(np.stack([_scores(of_step, block) for of_step in counts], axis=1))
+    return np.concatenate(blocks, axis=2)
 
 
 def _class_counts(y_true: np.ndarray, y_score: np.ndarray, codes: np.ndarray, n_patients: int) -> ClassCounts:
@@ -233,12 +238,12 @@ def _class_counts(y_true: np.ndarray, y_score: np.ndarray, codes: np.ndarray, n_
 
 
 def _scores(counts: ClassCounts, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC and average precision (n_draws,) under patient weights (n_draws, n_patients).
+    """AUROC and average precision (n_draws,) under patient weights (n_patients, n_draws).
 
     Counts are whole numbers below 2^53 in float64, so the sums are exact; only divisions round.
     """
-    positive = counts.positive @ weights.T  # (J, n_draws)
-    negative = counts.negative @ weights.T  # (2 J + 1, n_draws)
+    positive = counts.positive @ weights  # (J, n_draws)
+    negative = counts.negative @ weights  # (2 J + 1, n_draws)
     n_positive, n_negative = positive.sum(axis=0), negative.sum(axis=0)
     below = negative.cumsum(axis=0)[:-1:2]  # negatives that score less than each distinct positive score
     pairs_won = (positive * (below + negative[1::2] / 2)).sum(axis=0)

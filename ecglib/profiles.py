@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from ecglib.coverage import CoverageSettings
 from ecglib.datasets import CohortSettings
 from ecglib.domain_shift import ShiftSettings
 from ecglib.errors import EcglibError
@@ -60,6 +61,7 @@ NOTEBOOKS = {
     "06_results": Notebook(reads=("05_finetuning",)),
     "07_domain_shift": Notebook((ShiftSettings,), reads=("02_preprocessing",)),
     "08_saliency": Notebook((SaliencySettings,), reads=("05_finetuning",)),
+    "09_statistics": Notebook((CoverageSettings,), uses=("01_cohorts",)),
 }
 
 
