@@ -9,13 +9,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from ecglib.style import (
+    ACCENT,
     FAINT,
     INK,
+    INTERVAL_NAMES,
     KIND_NAMES,
     METRIC_NAMES,
     MODEL_COLOURS,
     MODEL_MARKERS,
     PART_NAMES,
+    WARM,
     Plot,
     model_legend,
     model_name,
@@ -75,6 +78,42 @@ def optimism(scores: pd.DataFrame, *, metric: str = "auroc", kind: str = "finetu
     figure = _ladder(known.assign(hollow=known.protocol == "paper"), metric, "Model, share of labels", 0.17)
     names = ("honest: step chosen on validation", "the paper's: best step on the part itself")
     return _filled_and_hollow(figure, names)
+
+
+@styled
+def step_gains(gains: pd.DataFrame, *, metric: str = "auroc", kind: str = "finetuned") -> Plot:
+    """What the paper's choice of the step adds to a score, over the share of labels; 0 is no optimism."""
+    known = _known(gains.loc[gains.kind == kind], metric)
+    label = f"{METRIC_NAMES[metric]}: the paper's reading\nminus the honest one"
+    figure, axes = _panels(known, "Share of the training patients (%)", label)
+    for ax, (_, rows) in zip(axes, _by_panel(known), strict=True):
+        ax.axhline(0, color=FAINT, linewidth=1)
+        _draw_models(ax, rows)
+        _fraction_axis(ax, known.fraction)
+    model_legend(figure, axes)
+    return figure
+
+
+@styled
+def coverage(intervals: pd.DataFrame, *, n_studies: int = 60) -> Plot:
+    """The interval that is used and that of the bootstrap mean in the first large simulated studies."""
+    chosen = intervals.query("size == 'large' and statistic == 'score' and metric == 'auroc'")
+    chosen = chosen.loc[chosen.study < n_studies]
+    figure = new_plot(3.6)
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    for ax, name in zip(axes, ("percentile", "of_mean"), strict=True):
+        rows = chosen.loc[chosen.interval == name]
+        holds = (rows.low <= rows.truth) & (rows.truth <= rows.high)
+        for kind, colour in ((holds, ACCENT), (~holds, WARM)):
+            ax.vlines(rows.study[kind] + 1, rows.low[kind], rows.high[kind], color=colour, linewidth=1.4)
+            ax.plot(rows.study[kind] + 1, rows.value[kind], "o", color=colour, markersize=2.2)
+        ax.axhline(rows.truth.iloc[0], color=INK, linewidth=0.9)
+        ax.set(
+            xlabel="Simulated study",
+            title=f"{INTERVAL_NAMES[name]}: {holds.sum()} of {len(rows)} hold the truth",
+        )
+    axes[0].set_ylabel(METRIC_NAMES["auroc"])
+    return figure
 
 
 @styled

@@ -1,4 +1,5 @@
-"""Tables of scores: what each cell trained on, its score with its interval, differences, optimism, verdicts.
+"""Tables of scores: what each cell trained on, its score with its interval, differences, optimism, verdicts;
+which intervals hold the truth.
 
 Tables come as text that is ready to be read; sentences are Markdown. No number on a page is typed by hand.
 """
@@ -11,16 +12,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecglib.claims import readable
-from ecglib.comparisons import paired_difference
+from ecglib.claims import read_claims, readable
+from ecglib.comparisons import holm, optimism, paired_difference
+from ecglib.coverage import SIZES, STEP, CoverageSettings, coverage, precision_of_rules, spread_of_auroc
 from ecglib.grid import Cell
-from ecglib.metrics import ScoreSettings
-from ecglib.style import KIND_NAMES, METRIC_NAMES, MODEL_NAMES, PART_NAMES, Table, model_name, outcome_name
+from ecglib.intervals import hanley_mcneil
+from ecglib.metrics import METRICS, ScoreSettings
+from ecglib.style import (
+    INTERVAL_NAMES,
+    KIND_NAMES,
+    METRIC_NAMES,
+    MODEL_NAMES,
+    PART_NAMES,
+    Table,
+    model_name,
+    outcome_name,
+)
 
 NOT_ESTIMABLE = "not estimable"
+PRINTED = "auroc-stemi-1pct-test-heartbeit"  # the claim whose interval is held against the formula
 DIFFERENCE_COLUMNS = (
     *("outcome", "model", "kind", "split", "fraction", "draw", "seed", "reference_fraction"),
-    *("protocol", "part", "metric", "value", "low", "high", "value_a", "value_b", "estimable", "reason"),
+    *("protocol", "part", "metric", "value", "low", "high", "other_low", "other_high", "p"),
+    *("value_a", "value_b", "estimable", "reason"),
 )
 
 
@@ -53,9 +67,9 @@ def differences(
     """HeartBEiT minus each other model on the same patients, by paired bootstrap.
 
     Both have the same label fraction, or a pair of fractions in `also`: HeartBEiT's and the other's. One row
-    for each pair of cells, part and metric: `comparisons.paired_difference` with the columns of the cell, whose
-    `fraction` is HeartBEiT's, and `reference_fraction`. `predictions_of` is `study.predictions`. What is not
-    estimable has no row.
+    for each pair of cells, part and metric: `comparisons.paired_difference` with the columns of the cell,
+    whose `fraction` is HeartBEiT's, and `reference_fraction`. `predictions_of` is `study.predictions`. What
+    is not estimable has no row.
     """
     found = []
     for ours, theirs in _pairs(cells, also):
@@ -79,6 +93,49 @@ def _pairs(cells: Sequence[Cell], also: Sequence[tuple[float, float]]) -> list[t
     ours = [cell for cell in cells if cell.model == "heartbeit"]
     others = [cell for cell in cells if cell.model != "heartbeit"]
     return [(a, b) for a, b in itertools.product(ours, others) if comparable(a, b)]
+
+
+def difference_table(differences: pd.DataFrame, *, kind: str = "finetuned") -> Table:
+    """HeartBEiT's AUROC minus each other model's at the same fraction, with DeLong's p, plain and corrected.
+
+    Holm's family is what stands in the table. Of several runs the first draw and seed is tested; the mean,
+    standard deviation, range and number of all stand beside it.
+    """
+    chosen = differences.loc[(differences.metric == "auroc") & (differences.kind == kind)]
+    chosen = chosen.loc[(chosen.fraction == chosen.reference_fraction) & chosen.value.notna()]
+    keys = ["outcome", "split", "part", "fraction", "model"]
+    runs = chosen.sort_values([*keys, "draw", "seed"]).groupby(keys, sort=False)
+    first = runs.first().reset_index()
+    texts = [_interval_text(*row, digits=3) for row in first[["value", "low", "high"]].to_numpy()]
+    table = pd.DataFrame(
+        {
+            "outcome": _in_order(first.outcome, outcome_name, dict.fromkeys(first.outcome)),
+            "split": first.split,
+            "part": _in_order(first.part, PART_NAMES.get, PART_NAMES),
+            "labels (%)": _in_percent(first.fraction),
+            "against": _in_order(first.model, model_name, MODEL_NAMES),
+            "AUROC, difference": texts,
+            "p": [_p_text(p) for p in first.p],
+            f"p, Holm, of {first.p.notna().sum()}": [_p_text(p) for p in holm(first.p.to_numpy(float))],
+            "all runs": [_runs_text(values) for _, values in runs.value],
+        }
+    )
+    table = table.drop(columns=[] if (runs.size() > 1).any() else "all runs")
+    by = ["outcome", "split", "part", "labels (%)", "against"]
+    return Table(table.set_index(by).sort_index())
+
+
+def _interval_text(value: float, low: float, high: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def _p_text(p: float) -> str:
+    return "-" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _runs_text(values: pd.Series) -> str:
+    mean, spread = f"{values.mean():.3f} ± {values.std():.3f}", f"{values.min():.3f} to {values.max():.3f}"
+    return f"{mean}, {spread}, {len(values)} runs" if len(values) > 1 else ""
 
 
 def score_table(
@@ -110,12 +167,11 @@ def _score_text(runs: pd.DataFrame) -> str:
 
 def _readable(table: pd.DataFrame) -> Table:
     """Pivot to a column for each model, with the words that readers know, in their order."""
-    fractions = sorted(set(table.fraction))
     words = {
         "outcome": _in_order(table.outcome, outcome_name, dict.fromkeys(table.outcome)),
         "split": table.split,
         "part": _in_order(table.part, PART_NAMES.get, PART_NAMES),
-        "labels (%)": _in_order(table.fraction, lambda fraction: f"{100 * fraction:g}", fractions),
+        "labels (%)": _in_percent(table.fraction),
         "n": table.n.astype(int),
         "prevalence (%)": (100 * table.prevalence).round(1),
     }
@@ -131,6 +187,71 @@ def _in_order(
 ) -> pd.Categorical:
     """Values by their names, which sort as `order` does."""
     return pd.Categorical([name(value) for value in values], [name(value) for value in order], ordered=True)
+
+
+def step_gains(
+    cells: Sequence[Cell], predictions_of: Callable[[Cell], pd.DataFrame | None], settings: ScoreSettings
+) -> pd.DataFrame:
+    """What the paper's choice of the step adds, in the mean over a model's cells at a fraction.
+
+    One row for each kind, split, model, fraction, part and metric: `comparisons.optimism` with these.
+    """
+    groups: dict[tuple, list[pd.DataFrame]] = {}
+    for cell in cells:
+        if (predictions := predictions_of(cell)) is not None:
+            groups.setdefault((cell.kind, cell.split, cell.model, cell.fraction), []).append(predictions)
+    found = [
+        optimism(tables, settings).assign(
+            **dict(zip(("kind", "split", "model", "fraction"), key, strict=True))
+        )
+        for key, tables in groups.items()
+    ]
+    return pd.concat(found, ignore_index=True)
+
+
+def step_gain_table(gains: pd.DataFrame, metric: str = "auroc") -> Table:
+    """Both protocols' mean readings of the same cells, and the paper's minus the honest one."""
+    rows = gains.loc[gains.metric == metric]
+    table = pd.DataFrame(
+        {
+            "kind": rows.kind.map(KIND_NAMES),
+            "split": rows.split,
+            "part": _in_order(rows.part, PART_NAMES.get, PART_NAMES),
+            "model": _in_order(rows.model, model_name, MODEL_NAMES),
+            "labels (%)": _in_percent(rows.fraction),
+            "cells": rows.n_cells,
+            "step differs in": rows.n_moved,
+            "honest": rows.honest.map("{:.3f}".format),
+            "paper's": rows.paper.map("{:.3f}".format),
+            "paper's minus honest": [
+                _interval_text(*row, digits=3) for row in rows[["value", "low", "high"]].to_numpy()
+            ],
+        }
+    )
+    by = ["kind", "split", "part", "model", "labels (%)"]
+    return Table(table.set_index(by).sort_index())
+
+
+def agreement_table(scores: pd.DataFrame) -> Table:
+    """The two honest intervals of the same cells: how wide they are, and how far their limits lie apart."""
+    known = scores.loc[(scores.protocol == "honest") & scores.value.notna()]
+    numbers = pd.DataFrame(
+        {
+            "width": known.high - known.low,
+            "width, BCa": known.other_high - known.other_low,
+            "lower limit, BCa's minus percentile's": known.other_low - known.low,
+            "upper limit, BCa's minus percentile's": known.other_high - known.high,
+        }
+    )
+    keys = [known.kind.map(KIND_NAMES), known.part.map(PART_NAMES), known.metric.map(METRIC_NAMES)]
+    by = numbers.groupby(keys, sort=False)
+    table = by.mean().map("{:.3f}".format)
+    table.insert(0, "cells", by.size())
+    return Table(table.rename(columns={"width": "width, percentiles"}))
+
+
+def _in_percent(fractions: pd.Series) -> pd.Categorical:
+    return _in_order(fractions, lambda fraction: f"{100 * fraction:g}", sorted(set(fractions)))
 
 
 def optimism_table(scores: pd.DataFrame, metric: str = "auroc") -> Table:
@@ -181,3 +302,94 @@ def claims_table(judged: pd.DataFrame, *, tested: bool) -> Table:
         ["source", "paper", "ours", "n", "verdict", "reason"] if tested else ["source", "paper", "reason"]
     )
     return Table(readable(chosen).set_index("claim").loc[:, columns])
+
+
+def coverage_table(intervals: pd.DataFrame, statistic: str = "score") -> Table:
+    """How often each interval held the truth, with Monte-Carlo standard errors: of scores, or of differences.
+
+    `intervals` is `coverage.simulated_intervals`.
+    """
+    found = coverage(intervals).query("statistic == @statistic")
+    sizes = [_size_text(size, n) for size, n in zip(found["size"], found.n_studies, strict=True)]
+    table = pd.DataFrame(
+        {
+            "positive, studies": pd.Categorical(sizes, list(dict.fromkeys(sizes)), ordered=True),
+            "interval": _in_order(found.interval, INTERVAL_NAMES.get, INTERVAL_NAMES),
+            "metric": found.metric,
+            "holds the truth (%)": _with_errors(100 * found.coverage, 100 * found.error, 1),
+            "truth below / above it (%)": [
+                f"{100 * b:.1f} / {100 * a:.1f}" for b, a in zip(found.below, found.above, strict=True)
+            ],
+            "mean width": found.width.map("{:.3f}".format),
+        }
+    )
+    wide = table.pivot(index=["positive, studies", "interval"], columns="metric").sort_index()
+    names = {
+        (metric, name): f"{METRIC_NAMES[metric]} {name}" for metric in METRICS for name in table.columns[3:]
+    }
+    columns = {text: wide[name][metric] for (metric, name), text in names.items()}
+    return Table(pd.DataFrame(columns).fillna("-"))
+
+
+def _size_text(size: str, n_studies: int) -> str:
+    n, n_positive, _ = SIZES[size]
+    return f"{n_positive} of {n:,}, {n_studies:,} studies"
+
+
+def _with_errors(values: pd.Series, errors: pd.Series, digits: int) -> list[str]:
+    return [f"{value:.{digits}f} ± {error:.{digits}f}" for value, error in zip(values, errors, strict=True)]
+
+
+def coverage_sentence(intervals: pd.DataFrame) -> str:
+    """Whether the interval that is used holds the truth as often as it says, and whether the paper's does."""
+    found = coverage(intervals).query("statistic == 'score' and metric == 'auroc' and size == 'large'")
+    used, papers = (found.loc[found.interval == name].iloc[0] for name in ("percentile", "of_mean"))
+    return (
+        f"With {SIZES['large'][1]} positives the interval that is used holds the true AUROC in "
+        f"**{100 * used.coverage:.1f} %** of {used.n_studies:,} studies, the interval of the bootstrap mean "
+        f"in **{100 * papers.coverage:.1f} %**."
+    )
+
+
+def printed_interval_table(intervals: pd.DataFrame, settings: CoverageSettings) -> Table:
+    """The paper's interval of its AUROC for STEMI at 1 % of the labels, beside what its numbers allow."""
+    claims = read_claims().set_index("id")
+    paper = claims.loc[PRINTED, ["paper_low", "paper_high"]].to_numpy(float)
+    n, n_positive, _ = SIZES["large"]
+    chosen = intervals.query("size == 'large' and statistic == 'score' and metric == 'auroc'")
+    mean = chosen.groupby("interval")[["low", "high"]].mean()
+    rows = {
+        "printed in the paper": paper,
+        "Hanley and McNeil's formula": hanley_mcneil(
+            settings.auroc, n_positive, n - n_positive, settings.confidence
+        ),
+        "simulated studies, one ECG a patient": spread_of_auroc(settings, one_ecg_each=True),
+        "simulated studies, patients with up to three": spread_of_auroc(settings, one_ecg_each=False),
+        "bootstrap percentiles, mean over the studies": mean.loc["percentile"].to_numpy(),
+        "interval of the bootstrap mean, likewise": mean.loc["of_mean"].to_numpy(),
+    }
+    numbers = pd.DataFrame(rows, index=["low", "high"]).T
+    width = numbers.high - numbers.low
+    numbers = numbers.map("{:.3f}".format)
+    numbers.loc["printed in the paper"] = [f"{limit:.2f}" for limit in paper]
+    return Table(
+        numbers.assign(
+            width=width.map("{:.3f}".format), **{"times the printed": (width / width.iloc[0]).round(1)}
+        )
+    )
+
+
+def precision_table(settings: CoverageSettings) -> Table:
+    """Average precision beside the trapezoid rule, in the mean over simulated studies."""
+    found = precision_of_rules(settings)
+    table = pd.DataFrame(
+        {
+            "positive, studies": [_size_text(size, settings.n_studies(size)) for size in found["size"]],
+            "scores": found.scores.map({"fine": "as they are", "rounded": f"in steps of {STEP:g} SD"}),
+            "truth": found.truth.map("{:.3f}".format),
+            "average precision": found.average_precision.map("{:.3f}".format),
+            "trapezoid rule": found.trapezoid.map("{:.3f}".format),
+            "trapezoid minus average precision": _with_errors(found.gap, found.error, 4),
+        }
+    )
+    return Table(table.set_index(["positive, studies", "scores"]))

@@ -48,6 +48,13 @@ PART_NAMES = {
     "external": "External",
     "excluded": "Excluded",
 }
+INTERVAL_NAMES = {
+    "percentile": "percentiles, by patient",
+    "bca": "BCa, by patient",
+    "by_record": "percentiles, by ECG",
+    "of_mean": "of the bootstrap mean",
+    "delong": "DeLong's test, by patient",
+}
 METRIC_NAMES = {"auroc": "AUROC", "auprc": "AUPRC"}
 KIND_NAMES = {"finetuned": "fine-tuned", "head": "head on frozen features"}
 
