@@ -56,9 +56,11 @@ def test_unusable_rows_are_excluded_and_move_no_other(manifest: pd.DataFrame, sp
 
 
 @settings(max_examples=25, deadline=None)
-@given(manifests(), st.integers(0, 5))
-def test_fractions_are_nested_by_patient_and_stratified(manifest: pd.DataFrame, draw: int) -> None:
-    parts = assign(manifest, "seed42")
+@given(manifests(), st.sampled_from(SPLITS), st.integers(0, 5))
+def test_fractions_are_nested_by_patient_and_stratified(
+    manifest: pd.DataFrame, split: str, draw: int
+) -> None:
+    parts = assign(manifest, split)
     train = manifest[parts == "train"]
     label = train.groupby("patient_id").stemi.max()
     smaller: set[int] = set()
