@@ -16,6 +16,7 @@ from ecglib.intervals import percentile
 from ecglib.metrics import METRICS, ScoreSettings, bootstrap_steps, placements
 from ecglib.protocols import NOT_A_NUMBER, Reading, check_cell, counts, parts_in, read, resample, rows_of
 
+OPTIMISM_COLUMNS = ("part", "metric", "value", "low", "high", "paper", "honest", "n_cells", "n_moved")
 ROUNDING = 1e-12  # what is smaller is 0
 
 
@@ -63,12 +64,9 @@ def _difference_rows(a: Reading, b: Reading, settings: ScoreSettings, known: dic
     resampled_a, resampled_b = resample(a, settings), resample(b, settings)
     rows = rows_of(resampled_a.minus(resampled_b), settings, known)
     y_true, score_a, patients = a.arrays
-    p = {"auroc": delong(y_true, score_a, b.arrays[1], patients).p}
-    for row in rows:
-        metric = row["metric"]
-        row |= {"value_a": resampled_a.values[metric], "value_b": resampled_b.values[metric]}
-        row["p"] = p.get(metric, NOT_A_NUMBER)
-    return rows
+    tested = delong(y_true, score_a, b.arrays[1], patients).p, NOT_A_NUMBER
+    columns = zip(rows, resampled_a.values, resampled_b.values, tested, strict=True)
+    return [row | {"value_a": own, "value_b": others, "p": p} for row, own, others, p in columns]
 
 
 def delong(y_true: np.ndarray, score_a: np.ndarray, score_b: np.ndarray, groups: np.ndarray) -> DeLong:
@@ -129,16 +127,12 @@ def optimism(cells: Sequence[pd.DataFrame], settings: ScoreSettings) -> pd.DataF
                 found.setdefault(part, []).append(_readings(cell, part, settings))
     rows = []
     for part, readings in found.items():
-        # (2 protocols, 2 metrics, 1 + n_draws), the first column without resampling
-        mean = np.mean(readings, axis=0)
         n_moved = sum(not np.array_equal(paper[:, 0], honest[:, 0]) for paper, honest in readings)
-        for metric, paper, honest in zip(METRICS, *mean, strict=True):
+        for metric, paper, honest in zip(METRICS, *np.mean(readings, axis=0), strict=True):
             low, high = percentile((paper - honest)[1:], settings.confidence)
-            row = {"part": part, "metric": metric, "value": paper[0] - honest[0], "low": low, "high": high}
-            rows.append(
-                row | {"paper": paper[0], "honest": honest[0], "n_cells": len(readings), "n_moved": n_moved}
-            )
-    return pd.DataFrame(rows)
+            value = paper[0] - honest[0]
+            rows.append((part, metric, value, low, high, paper[0], honest[0], len(readings), n_moved))
+    return pd.DataFrame(rows, columns=pd.Index(OPTIMISM_COLUMNS))
 
 
 def _readings(cell: pd.DataFrame, part: str, settings: ScoreSettings) -> np.ndarray:

@@ -124,7 +124,7 @@ def _intervals(
     by_patient = _with_difference(of_models)
     left_out = [leave_one_patient_out(y_true, score, patients).to_numpy().T for score in y_scores]
     jackknife = _with_difference(np.stack(left_out, axis=1))
-    test = delong(y_true, *y_scores, patients)
+    test = delong(y_true, y_scores[0], y_scores[1], patients)
     half = float(norm.ppf((1 + settings.confidence) / 2)) * test.error
     for (i, metric), (j, statistic) in itertools.product(enumerate(METRICS), enumerate(STATISTICS)):
         value, draws = float(by_patient[i, j, 0]), by_patient[i, j, 1:]

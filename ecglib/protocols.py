@@ -31,26 +31,22 @@ class Reading(NamedTuple):
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels, scores and patients (n,)."""
-        columns = (self.rows[name].to_numpy() for name in ("y_true", "y_score", "patient_id"))
-        return tuple(columns)
+        rows = self.rows
+        return rows["y_true"].to_numpy(), rows["y_score"].to_numpy(), rows["patient_id"].to_numpy()
 
 
 class Resampled(NamedTuple):
-    """A reading's two scores, their bootstrap draws and their jackknife."""
+    """A reading's two scores, their bootstrap draws and their jackknife; metrics in the order of METRICS."""
 
-    values: pd.Series  # by metric
-    draws: pd.DataFrame  # (n_draws, 2)
-    jackknife: pd.DataFrame  # (n_patients, 2)
+    values: np.ndarray  # (2,)
+    draws: np.ndarray  # (2, n_draws)
+    jackknife: np.ndarray  # (2, n_patients)
     n_redrawn: int  # draws repeated since they lacked a class
 
     def minus(self, other: "Resampled") -> "Resampled":
         """Differences under the same draws of the same patients."""
-        return Resampled(
-            self.values - other.values,
-            self.draws - other.draws,
-            self.jackknife - other.jackknife,
-            self.n_redrawn,
-        )
+        values, draws = self.values - other.values, self.draws - other.draws
+        return Resampled(values, draws, self.jackknife - other.jackknife, self.n_redrawn)
 
 
 def choose_step(cell: pd.DataFrame, protocol: str, part: str, metric: str = "auroc") -> int:
@@ -95,21 +91,22 @@ def rows_of(resampled: Resampled | None, settings: ScoreSettings, known: dict[st
     n_redrawn = resampled.n_redrawn if resampled else 0
     known = known | {"n_redrawn": n_redrawn, "estimable": not known["reason"]}
     rows = []
-    for metric in METRICS:
+    for i, metric in enumerate(METRICS):
         numbers = dict.fromkeys(("value", *LIMITS), NOT_A_NUMBER)
         if resampled:
-            numbers |= _numbers(resampled, metric, known["protocol"], settings.confidence)
+            value, draws, jackknife = (float(resampled.values[i]), resampled.draws[i], resampled.jackknife[i])
+            limits = _limits(value, draws, jackknife, known["protocol"], settings.confidence)
+            numbers |= {"value": value} | limits
         rows.append(known | {"metric": metric} | numbers)
     return rows
 
 
-def _numbers(resampled: Resampled, metric: str, protocol: str, confidence: float) -> dict[str, float]:
-    value, draws = float(resampled.values[metric]), resampled.draws[metric].to_numpy()
+def _limits(
+    value: float, draws: np.ndarray, jackknife: np.ndarray, protocol: str, confidence: float
+) -> dict[str, float]:
     if protocol == "honest":
-        jackknife = resampled.jackknife[metric].to_numpy()
-        return {"value": value} | honest_interval(value, draws, jackknife, confidence)
-    low, high = of_mean(draws, confidence)
-    return {"value": value, "low": low, "high": high}
+        return honest_interval(value, draws, jackknife, confidence)
+    return dict(zip(("low", "high"), of_mean(draws, confidence), strict=True))
 
 
 def read(cell: pd.DataFrame, protocol: str, part: str) -> Reading:
@@ -124,10 +121,17 @@ def read(cell: pd.DataFrame, protocol: str, part: str) -> Reading:
 
 def resample(reading: Reading, settings: ScoreSettings) -> Resampled:
     """A reading's scores, and how they vary with the patients."""
-    draws = bootstrap(*reading.arrays, n_draws=settings.n_draws, seed=settings.seed)
-    values = pd.Series(point_scores(*reading.arrays[:2]))
-    jackknife = leave_one_patient_out(*reading.arrays)
-    return Resampled(values, draws[list(METRICS)], jackknife, int(draws["redrawn"].sum()))
+    y_true, y_score, patients = reading.arrays
+    draws = bootstrap(y_true, y_score, patients, n_draws=settings.n_draws, seed=settings.seed)
+    values = point_scores(y_true, y_score)
+    jackknife = leave_one_patient_out(y_true, y_score, patients)
+    of_metrics = list(METRICS)
+    return Resampled(
+        np.array([values[metric] for metric in METRICS]),
+        draws[of_metrics].to_numpy().T,
+        jackknife[of_metrics].to_numpy().T,
+        int(draws["redrawn"].sum()),
+    )
 
 
 def judged_part(protocol: str, part: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ecglib.claims import read_claims, readable
-from ecglib.comparisons import holm, optimism, paired_difference
+from ecglib.comparisons import OPTIMISM_COLUMNS, holm, optimism, paired_difference
 from ecglib.coverage import SIZES, STEP, CoverageSettings, coverage, precision_of_rules, spread_of_auroc
 from ecglib.grid import Cell
 from ecglib.intervals import hanley_mcneil
@@ -36,6 +36,7 @@ DIFFERENCE_COLUMNS = (
     *("protocol", "part", "metric", "value", "low", "high", "other_low", "other_high", "p"),
     *("value_a", "value_b", "estimable", "reason"),
 )
+GAIN_COLUMNS = ("kind", "split", "model", "fraction", *OPTIMISM_COLUMNS)
 
 
 def training_table(
@@ -104,8 +105,8 @@ def difference_table(differences: pd.DataFrame, *, kind: str = "finetuned") -> T
     chosen = differences.loc[(differences.metric == "auroc") & (differences.kind == kind)]
     chosen = chosen.loc[(chosen.fraction == chosen.reference_fraction) & chosen.value.notna()]
     keys = ["outcome", "split", "part", "fraction", "model"]
-    runs = chosen.sort_values([*keys, "draw", "seed"]).groupby(keys, sort=False)
-    first = runs.first().reset_index()
+    chosen = chosen.sort_values(by=[*keys, "draw", "seed"])
+    runs, first = chosen.groupby(keys, sort=False), chosen.drop_duplicates(keys)
     texts = [_interval_text(*row, digits=3) for row in first[["value", "low", "high"]].to_numpy()]
     table = pd.DataFrame(
         {
@@ -206,7 +207,7 @@ def step_gains(
         )
         for key, tables in groups.items()
     ]
-    return pd.concat(found, ignore_index=True)
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=pd.Index(GAIN_COLUMNS))
 
 
 def step_gain_table(gains: pd.DataFrame, metric: str = "auroc") -> Table:
@@ -237,7 +238,7 @@ def agreement_table(scores: pd.DataFrame) -> Table:
     known = scores.loc[(scores.protocol == "honest") & scores.value.notna()]
     numbers = pd.DataFrame(
         {
-            "width": known.high - known.low,
+            "width, percentiles": known.high - known.low,
             "width, BCa": known.other_high - known.other_low,
             "lower limit, BCa's minus percentile's": known.other_low - known.low,
             "upper limit, BCa's minus percentile's": known.other_high - known.high,
@@ -245,9 +246,7 @@ def agreement_table(scores: pd.DataFrame) -> Table:
     )
     keys = [known.kind.map(KIND_NAMES), known.part.map(PART_NAMES), known.metric.map(METRIC_NAMES)]
     by = numbers.groupby(keys, sort=False)
-    table = by.mean().map("{:.3f}".format)
-    table.insert(0, "cells", by.size())
-    return Table(table.rename(columns={"width": "width, percentiles"}))
+    return Table(by.mean().map("{:.3f}".format).assign(cells=by.size()))
 
 
 def _in_percent(fractions: pd.Series) -> pd.Categorical:
@@ -315,7 +314,7 @@ def coverage_table(intervals: pd.DataFrame, statistic: str = "score") -> Table:
         {
             "positive, studies": pd.Categorical(sizes, list(dict.fromkeys(sizes)), ordered=True),
             "interval": _in_order(found.interval, INTERVAL_NAMES.get, INTERVAL_NAMES),
-            "metric": found.metric,
+            "metric": found["metric"],
             "holds the truth (%)": _with_errors(100 * found.coverage, 100 * found.error, 1),
             "truth below / above it (%)": [
                 f"{100 * b:.1f} / {100 * a:.1f}" for b, a in zip(found.below, found.above, strict=True)
@@ -355,11 +354,13 @@ def printed_interval_table(intervals: pd.DataFrame, settings: CoverageSettings) 
     """The paper's interval of its AUROC for STEMI at 1 % of the labels, beside what its numbers allow."""
     claims = read_claims().set_index("id")
     paper = claims.loc[PRINTED, ["paper_low", "paper_high"]].to_numpy(float)
+    half_a_digit = 0.5 * 10.0 ** -claims.loc[PRINTED, "decimals"]
     n, n_positive, _ = SIZES["large"]
     chosen = intervals.query("size == 'large' and statistic == 'score' and metric == 'auroc'")
     mean = chosen.groupby("interval")[["low", "high"]].mean()
     rows = {
         "printed in the paper": paper,
+        "the widest that is printed so": paper + np.array([-half_a_digit, half_a_digit]),
         "Hanley and McNeil's formula": hanley_mcneil(
             settings.auroc, n_positive, n - n_positive, settings.confidence
         ),
@@ -368,7 +369,7 @@ def printed_interval_table(intervals: pd.DataFrame, settings: CoverageSettings) 
         "bootstrap percentiles, mean over the studies": mean.loc["percentile"].to_numpy(),
         "interval of the bootstrap mean, likewise": mean.loc["of_mean"].to_numpy(),
     }
-    numbers = pd.DataFrame(rows, index=["low", "high"]).T
+    numbers = pd.DataFrame(rows, index=pd.Index(["low", "high"])).T
     width = numbers.high - numbers.low
     numbers = numbers.map("{:.3f}".format)
     numbers.loc["printed in the paper"] = [f"{limit:.2f}" for limit in paper]

@@ -72,6 +72,22 @@ def shares() -> pd.DataFrame:
     )
 
 
+def gains() -> Any:
+    """What the paper's choice of the step adds: the scores above, drawn near 0."""
+    table = scores()
+    return table[(table.protocol == "paper") & table.value.notna()].assign(
+        value=lambda t: t.value - 0.6, low=lambda t: t.low - 0.6, high=lambda t: t.high - 0.6
+    )
+
+
+def studies() -> pd.DataFrame:
+    """Three studies, each read by two intervals; the first misses the truth."""
+    known = {"size": "large", "statistic": "score", "metric": "auroc", "truth": 0.88}
+    limits = pd.DataFrame({"study": [0, 1, 2], "low": [0.9, 0.86, 0.8], "high": [0.94, 0.89, 0.9]})
+    limits["value"] = (limits.low + limits.high) / 2
+    return pd.concat([limits.assign(**known, interval=name) for name in ("percentile", "of_mean")])
+
+
 def all_plots(cohort: Cohort) -> dict[str, Any]:
     wave = np.random.default_rng(0).normal(size=(8, 2500))
     tokens = np.arange(392, dtype=np.uint16).reshape(2, 196) % 64
@@ -93,6 +109,8 @@ def all_plots(cohort: Cohort) -> dict[str, Any]:
         "differences": score_figures.differences(table[table.model != "heartbeit"]),
         "optimism": score_figures.optimism(table),
         "forest": score_figures.forest(table[table.fraction == 1]),
+        "step_gains": score_figures.step_gains(gains()),
+        "coverage": score_figures.coverage(studies()),
         "waveforms": pictures.waveforms({"as recorded": wave, "as drawn": wave / 2}, 500),
         "kinds": pictures.kinds(0),
         "evidence": pictures.evidence(cohort, 0, "stemi"),
@@ -196,6 +214,24 @@ def test_optimism_fills_the_honest_points_only() -> None:
         drawn = [float(p.get_xdata()[0]) for p in points if (p.get_markerfacecolor() == "white") == hollow]
         wanted = table[(table.protocol == protocol) & (table.metric == "auroc")].value
         np.testing.assert_allclose(np.sort(drawn), np.sort(wanted))
+
+
+def test_intervals_that_miss_the_truth_are_seen_and_counted() -> None:
+    for ax in axes_of(score_figures.coverage(studies())):
+        assert "2 of 3 hold the truth" in ax.get_title(loc="left")
+        holding, missing = (collection.get_segments() for collection in ax.collections)
+        assert (len(holding), len(missing)) == (2, 1)
+        np.testing.assert_allclose(missing[0], [[1, 0.9], [1, 0.94]])
+
+
+def test_what_the_choice_of_the_step_adds_is_drawn_for_each_model() -> None:
+    table = gains()
+    plot = score_figures.step_gains(table)
+    for ax, part in zip(axes_of(plot), ("test", "external"), strict=True):
+        for model in MODELS:
+            chosen = table[(table.model == model) & (table.part == part) & (table.metric == "auroc")]
+            wanted = chosen[chosen.kind == "finetuned"].value
+            np.testing.assert_allclose(line_values(ax, MODEL_COLOURS[model]), np.sort(wanted))
 
 
 def test_a_model_has_the_same_colour_in_every_figure() -> None:

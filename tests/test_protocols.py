@@ -110,5 +110,5 @@ def test_bca_stands_beside_the_honest_interval_only():
     other = honest[["other_low", "other_high"]].to_numpy()
     np.testing.assert_allclose(other, honest[["low", "high"]], atol=0.05)
     assert (other != honest[["low", "high"]].to_numpy()).any()
-    assert paper[["other_low", "other_high"]].isna().all(axis=None)
+    assert paper[["other_low", "other_high"]].isna().to_numpy().all()
     assert (honest["high"] - honest["low"] > 3 * (paper["high"] - paper["low"])).all()

@@ -9,6 +9,8 @@ import pytest
 
 from ecglib import score_tables, tables
 from ecglib.claims import judge, read_claims
+from ecglib.comparisons import holm
+from ecglib.coverage import CoverageSettings, coverage, simulated_intervals
 from ecglib.datasets import Cohort, CohortSettings, open_cohort
 from ecglib.domain_shift import ShiftSettings, domain_shift
 from ecglib.errors import EcglibError
@@ -17,6 +19,7 @@ from ecglib.filtering import FilterSettings, preprocess
 from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings, lead_time_to_pixel
 from ecglib.metrics import ScoreSettings, auroc
+from ecglib.protocols import score_cell
 from ecglib.quality import FAULTS, QualitySettings
 from ecglib.records import LEADS_8
 from ecglib.splits import assign
@@ -338,6 +341,102 @@ def test_few_labels_are_compared_with_all_labels_of_the_others() -> None:
     nothing = score_tables.differences(cells, lambda cell: None, ScoreSettings(n_draws=20))
     assert nothing.empty
     assert "value" in nothing
+
+
+def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run() -> None:
+    cells = GridSettings(fractions=(0.1, 1.0), draws=2, photo_models=(), head_models=("heartbeit",)).cells(
+        "stemi"
+    )
+    made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
+    found: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=20), also=[(0.1, 1.0)])
+    table: Any = score_tables.difference_table(found).reset_index()
+    assert table["labels (%)"].tolist() == ["10", "100"], "other pairs of fractions are no members"
+    first = found[
+        (found.metric == "auroc") & (found.draw == 0) & (found.fraction == found.reference_fraction)
+    ]
+    assert table["p"].tolist() == [f"{p:.3f}" for p in first.p]
+    assert table["p, Holm, of 2"].tolist() == [f"{p:.3f}" for p in holm(first.p.to_numpy())]
+    assert table["AUROC, difference"][0].startswith(f"{first.value.iloc[0]:.3f} ({first.low.iloc[0]:.3f} to ")
+    runs = found[
+        (found.metric == "auroc") & (found.fraction == 0.1) & (found.reference_fraction == 0.1)
+    ].value
+    assert table["all runs"].tolist() == [
+        f"{runs.mean():.3f} ± {runs.std():.3f}, {runs.min():.3f} to {runs.max():.3f}, 2 runs", ""
+    ]  # fmt: skip
+    assert score_tables.difference_table(found.iloc[:0]).empty
+
+
+def stepped(seed: int) -> pd.DataFrame:
+    steps = [predictions(10 * seed + step).assign(step=step) for step in range(3)]
+    return pd.concat(steps, ignore_index=True)
+
+
+def test_step_gains_are_means_over_a_models_cells_at_a_fraction() -> None:
+    cells = [replace(CELL, outcome=outcome, fraction=f) for outcome in ("stemi", "hcm") for f in (0.1, 1.0)]
+    made = {cell: stepped(seed) for seed, cell in enumerate(cells)}
+    bootstrap = ScoreSettings(n_draws=20)
+    gains: Any = score_tables.step_gains(cells, made.get, bootstrap)
+    assert len(gains) == 4
+    row = gains[(gains.fraction == 0.1) & (gains.metric == "auroc")].iloc[0]
+    scored_cells = [made[cell] for cell in cells if cell.fraction == 0.1]
+    for protocol in ("paper", "honest"):
+        values = [score_cell(cell, protocol, bootstrap).value[0] for cell in scored_cells]
+        assert row[protocol] == pytest.approx(np.mean(values))
+    table: Any = score_tables.step_gain_table(gains).reset_index()
+    assert table["labels (%)"].tolist() == ["10", "100"]
+    assert table["cells"].tolist() == [2, 2]
+    assert table["paper's minus honest"][0] == f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f})"
+    nothing = score_tables.step_gains(cells, lambda cell: None, bootstrap)
+    assert score_tables.step_gain_table(nothing).empty
+
+
+def test_agreement_table_compares_the_limits_of_the_same_cells() -> None:
+    rows = scored(CELL, {"honest": 0.7, "paper": 0.8}) + scored(replace(CELL, draw=1), {"honest": 0.6})
+    table: Any = score_tables.agreement_table(
+        pd.DataFrame(rows).assign(other_low=lambda t: t.low - 0.02, other_high=lambda t: t.high + 0.01)
+    )
+    row = table.loc[("fine-tuned", "Internal test", "AUROC")]
+    assert row.tolist() == ["0.200", "0.230", "-0.020", "0.010", 2]
+
+
+@pytest.fixture(scope="module")
+def studies() -> tuple[CoverageSettings, pd.DataFrame]:
+    settings = CoverageSettings(n_large=3, n_small=4, n_draws=40)
+    return settings, simulated_intervals(settings)
+
+
+def test_coverage_tables_say_how_often_each_interval_holds(studies: tuple) -> None:
+    _, intervals = studies
+    found = coverage(intervals).set_index(["size", "statistic", "metric", "interval"])
+    for statistic, names in (("score", "percentiles, by ECG"), ("difference", "DeLong's test, by patient")):
+        table: Any = score_tables.coverage_table(intervals, statistic)
+        assert len(table) == 8
+        assert names in table.index.get_level_values("interval")
+        large = table.xs("235 of 4,352, 3 studies").loc["percentiles, by patient"]
+        row = found.loc[("large", statistic, "auprc", "percentile")]
+        assert large["AUPRC holds the truth (%)"] == f"{100 * row.coverage:.1f} ± {100 * row.error:.1f}"
+        assert large["AUPRC mean width"] == f"{row.width:.3f}"
+    share = found.loc[("large", "score", "auroc", "of_mean"), "coverage"]
+    assert f"bootstrap mean in **{100 * share:.1f} %**" in score_tables.coverage_sentence(intervals)
+
+
+def test_the_printed_interval_stands_beside_the_formula_and_the_simulation(studies: tuple) -> None:
+    table: Any = score_tables.printed_interval_table(studies[1], studies[0])
+    assert table.loc["printed in the paper", ["low", "high"]].tolist() == ["0.88", "0.89"]
+    assert table.loc["the widest that is printed so", ["low", "high"]].tolist() == ["0.875", "0.895"]
+    assert table.loc["Hanley and McNeil's formula", ["low", "high"]].tolist() == ["0.851", "0.909"]
+    assert (table["times the printed"].iloc[2:6].astype(float) > 1).all()
+
+
+def test_precision_table_shows_the_gap_between_the_rules(studies: tuple) -> None:
+    table: Any = score_tables.precision_table(studies[0])
+    assert table["trapezoid minus average precision"].str.startswith("-").tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert table["truth"].tolist() == ["0.414", "0.414", "0.416", "0.416"]
 
 
 def test_verdicts_are_counted() -> None:
