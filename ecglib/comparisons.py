@@ -114,8 +114,10 @@ def optimism(cells: Sequence[pd.DataFrame], settings: ScoreSettings) -> pd.DataF
     """What choosing the step on the reported part adds: the paper's reading minus the honest one.
 
     The mean over `cells`, which are resampled together where they hold the same patients. In each draw the
-    patients of validation and of the part are drawn, and both protocols choose their step again. One row per
-    part and metric: part, metric, value, low, high (percentiles: a choice is too rough for a jackknife),
+    patients of validation and of the part are drawn, and both protocols choose their step again. The choice
+    among drawn patients is noisier than that among the patients, so the interval reaches high; with the steps
+    held fixed it would be far too narrow. One row per part and metric: part, metric, value, low, high
+    (percentiles: a choice is too rough for a jackknife),
     paper, honest (mean readings), n_cells, n_moved (cells in which the protocols choose different steps).
     Cells and parts that lack a class are left out.
     """

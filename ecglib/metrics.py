@@ -51,7 +51,7 @@ def auroc(y_true: np.ndarray, y_score: np.ndarray) -> float:
 def auprc(y_true: np.ndarray, y_score: np.ndarray) -> float:
     """Average precision of labels (n,) in {0, 1} and scores (n,): scikit-learn's sum of (R_k - R_{k-1}) P_k.
 
-    Not the trapezoid rule of the paper's public code, which interpolates between points and is optimistic.
+    Not the trapezoid rule of the paper's public code, which interpolates where precision does not allow it.
     """
     return point_scores(y_true, y_score)["auprc"]
 
@@ -59,7 +59,8 @@ def auprc(y_true: np.ndarray, y_score: np.ndarray) -> float:
 def trapezoid_auprc(y_true: np.ndarray, y_score: np.ndarray) -> float:
     """Area under the points of the precision-recall curve joined by lines, as in the paper's public code.
 
-    Shown for comparison only: precision is not linear between two points (Davis and Goadrich, 2006).
+    Shown for comparison only: precision is not linear between two points (Davis and Goadrich, 2006), so the
+    rule is too high where many records tie.
     """
     precision, recall, _ = precision_recall_curve(*_checked(y_true, y_score))
     return float(auc(recall, precision))

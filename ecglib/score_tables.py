@@ -110,7 +110,7 @@ def difference_table(differences: pd.DataFrame, *, kind: str = "finetuned") -> T
     texts = [_interval_text(*row, digits=3) for row in first[["value", "low", "high"]].to_numpy()]
     table = pd.DataFrame(
         {
-            "outcome": _in_order(first.outcome, outcome_name, dict.fromkeys(first.outcome)),
+            "outcome": _in_order(first.outcome, outcome_name, dict.fromkeys(differences.outcome)),
             "split": first.split,
             "part": _in_order(first.part, PART_NAMES.get, PART_NAMES),
             "labels (%)": _in_percent(first.fraction),
@@ -246,7 +246,7 @@ def agreement_table(scores: pd.DataFrame) -> Table:
     )
     keys = [known.kind.map(KIND_NAMES), known.part.map(PART_NAMES), known.metric.map(METRIC_NAMES)]
     by = numbers.groupby(keys, sort=False)
-    return Table(by.mean().map("{:.3f}".format).assign(cells=by.size()))
+    return Table(pd.DataFrame({"cells": by.size()}).join(by.mean().map("{:.3f}".format)))
 
 
 def _in_percent(fractions: pd.Series) -> pd.Categorical:
