@@ -132,6 +132,21 @@ def pretrain(
 
 
 @app.command()
+def publish(
+    name: Annotated[str, typer.Argument(help="heartbeit_nano or heartbeit_tiny")],
+    target: Annotated[Path, typer.Argument(help="folder to write, such as ecglib/weights/heartbeit_nano")],
+    out: Annotated[Path, typer.Option(help="where `ecglib pretrain` left its work")] = Path("runs/weights"),
+) -> None:
+    """Write the public files of pretrained weights and their card: encoder, tokenizer, history, README.
+
+    Of a pretraining that is still at work the last checkpoint is taken, and the card says so.
+    """
+    from ecglib.cards import publish_run
+
+    typer.echo(publish_run(name, out, target))
+
+
+@app.command()
 def convert(
     source: Annotated[
         Path, typer.Argument(help="weights of BEiT by ecglib, Microsoft, timm or Hugging Face")
