@@ -108,10 +108,10 @@ fine-tuned. Images drawn otherwise than in pretraining are refused.
 
 ## How it was made
 
-`ecglib pretrain {name} --data PTBXL_DIR`, at commit `{metadata["commit"][:12]}`; {n_steps * batch_size:,} images
-seen in {n_steps:,} steps and {hours:.1f} hours; hash of the images `{metadata["data_hash"]}`. At the end the loss on
-hidden patches is {last.loss:.3f} nats and {100 * last.accuracy:.1f} % of their tokens are named right; always
-naming the commonest would have given {100 * last.majority_accuracy:.1f} %.
+`ecglib pretrain {name} --data PTBXL_DIR`, commit `{metadata["commit"][:12]}`, {hours:.1f} hours: {n_steps:,} steps,
+{n_steps * batch_size:,} images seen; hash of the images `{metadata["data_hash"]}`. At the end the loss on hidden
+patches is {last.loss:.3f} nats and {100 * last.accuracy:.1f} % of their tokens are named right; always naming
+the commonest would have given {100 * last.majority_accuracy:.1f} %.
 
 ![Loss and accuracy over the steps](loss.png)
 
