@@ -83,8 +83,9 @@ def _card(
     probes: pd.DataFrame,
 ) -> str:
     settings = metadata["settings"]
-    batch_size, n_steps = settings["batch_size"], len(history)
-    hours = (batch_size / history.images_per_second).sum() / 3600
+    sha, n_steps = metadata["commit"][:12], len(history)
+    n_images = n_steps * settings["batch_size"]
+    hours = (settings["batch_size"] / history.images_per_second).sum() / 3600
     last = history.tail(max(1, n_steps // 100)).mean()
     ended = "" if n_steps == settings["steps"] else f" **Not finished: step {n_steps:,} of the planned run.**"
     audit = _markdown(pd.DataFrame(metadata["audit"]).T.rename_axis("source").reset_index())
@@ -108,8 +109,8 @@ fine-tuned. Images drawn otherwise than in pretraining are refused.
 
 ## How it was made
 
-`ecglib pretrain {name} --data PTBXL_DIR`, commit `{metadata["commit"][:12]}`, {hours:.1f} hours: {n_steps:,} steps,
-{n_steps * batch_size:,} images seen; hash of the images `{metadata["data_hash"]}`. At the end the loss on hidden
+`ecglib pretrain {name} --data PTBXL_DIR`, commit `{sha}`: {n_steps:,} steps,
+{n_images:,} images seen, {hours:.1f} hours; hash of the images `{metadata["data_hash"]}`. At the end the loss on hidden
 patches is {last.loss:.3f} nats and {100 * last.accuracy:.1f} % of their tokens are named right; always naming
 the commonest would have given {100 * last.majority_accuracy:.1f} %.
 
