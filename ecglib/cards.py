@@ -86,7 +86,7 @@ def _card(
     sha, n_steps = metadata["commit"][:12], len(history)
     n_images = n_steps * settings["batch_size"]
     hours = (settings["batch_size"] / history.images_per_second).sum() / 3600
-    last = history.tail(max(1, n_steps // 100)).mean()
+    last = history.tail(max(1, n_steps // 100)).agg("mean").to_dict()
     ended = "" if n_steps == settings["steps"] else f" **Not finished: step {n_steps:,} of the planned run.**"
     audit = _markdown(pd.DataFrame(metadata["audit"]).T.rename_axis("source").reset_index())
     made = _markdown(pd.DataFrame(settings.items(), columns=pd.Index(["setting", "value"])))
@@ -109,10 +109,10 @@ fine-tuned. Images drawn otherwise than in pretraining are refused.
 
 ## How it was made
 
-`ecglib pretrain {name} --data PTBXL_DIR`, commit `{sha}`: {n_steps:,} steps,
-{n_images:,} images seen, {hours:.1f} hours; hash of the images `{metadata["data_hash"]}`. At the end the loss on hidden
-patches is {last.loss:.3f} nats and {100 * last.accuracy:.1f} % of their tokens are named right; always naming
-the commonest would have given {100 * last.majority_accuracy:.1f} %.
+`ecglib pretrain {name} --data PTBXL_DIR`, commit `{sha}`: {n_steps:,} steps, {n_images:,} images seen,
+{hours:.1f} hours; hash of the images `{metadata["data_hash"]}`. At the end the loss on hidden patches is
+{last["loss"]:.3f} nats and {100 * last["accuracy"]:.1f} % of their tokens are named right; always naming the
+commonest would have given {100 * last["majority_accuracy"]:.1f} %.
 
 ![Loss and accuracy over the steps](loss.png)
 

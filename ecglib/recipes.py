@@ -6,7 +6,7 @@ trained for days and the package change meanwhile (the card names the commit tha
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ecglib.preprocessing import fingerprint
 from ecglib.pretrain import PretrainSettings, pretrain
 from ecglib.probe import ProbeSettings, compute_features, cross_validated_scores
 from ecglib.progress import track
-from ecglib.provenance import atomic_path, digest
+from ecglib.provenance import atomic_path, commit, digest
 from ecglib.shards import ImageStore, JoinedImages, read_tokens, write_images, write_tokens
 from ecglib.splits import assign, label_fraction_rows
 from ecglib.tokenizer import Tokenizer, TokenizerSettings, assess, require_alive, train_tokenizer
@@ -35,7 +35,7 @@ from ecglib.tokenizer import Tokenizer, TokenizerSettings, assess, require_alive
 SPLIT = "official"
 GENERATED = CohortSettings(source="embedded", n_patients=5700, seed=1)  # others than the study's, seed 0
 N_HELD_OUT = 512  # ECGs on which the tokenizer is judged
-PROBED, N_PROBES = "mi_any", 10  # outcome and draws of the probes during pretraining
+PROBED, PROBED_FRACTION, N_PROBES = "mi_any", 0.01, 10  # the probes during pretraining
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,9 @@ def make_weights(name: str, data: Path, folder: Path) -> Path:
         "preprocessing": fingerprint(),
         "tokenizer_sha256": tokenizer.metadata["weights_sha256"],
         "audit": corpus.audit(),
+        "settings": asdict(recipe.pretraining),
+        "data_hash": corpus.images.data_hash,
+        "commit": commit(),
     }
     pretrain(
         corpus.images, tokens, corpus.rows("train"), tokenizer.vocab_size, recipe.pretraining, out,
@@ -197,7 +200,10 @@ class Watch:
         images, labels = self.source.images, self.source.images.manifest[PROBED].to_numpy()
         patients = images.manifest.patient_id.to_numpy()
         part = pd.Series(self.source.parts)
-        drawn = (label_fraction_rows(images.manifest, part, PROBED, 0.01, draw) for draw in range(N_PROBES))
+        drawn = (
+            label_fraction_rows(images.manifest, part, PROBED, PROBED_FRACTION, draw)
+            for draw in range(N_PROBES)
+        )
         draws = [rows for rows in drawn if rows is not None]
         scored = np.flatnonzero(part == "validation")
         rows = np.unique(np.concatenate([scored, *draws]))
