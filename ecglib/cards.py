@@ -17,7 +17,7 @@ from ecglib.errors import EcglibError
 from ecglib.pretrain import HISTORY
 from ecglib.provenance import atomic_path, file_sha256
 from ecglib.published import ENCODER, publish
-from ecglib.tokenizer import FILE_NAME, Tokenizer
+from ecglib.tokenizer import FILE_NAME, load_tokenizer
 
 LARGEST_MB = 25  # of a public folder, which lies in the repository
 _FILES = (ENCODER, FILE_NAME, "history.parquet")
@@ -54,7 +54,7 @@ def publish_run(name: str, runs: Path, target: Path) -> str:
 def _tokenizer_of(metadata: Mapping[str, Any], runs: Path) -> Path:
     """The folder of the tokenizer whose words the encoder learnt."""
     for path in runs.glob(f"tokenizer/*/{FILE_NAME}"):
-        if Tokenizer.load(path.parent).metadata["weights_sha256"] == metadata["tokenizer_sha256"]:
+        if load_tokenizer(path.parent).metadata["weights_sha256"] == metadata["tokenizer_sha256"]:
             return path.parent
     raise EcglibError(
         f"{runs / 'tokenizer'} does not hold the tokenizer of this encoder: give the run's folder"
