@@ -96,9 +96,7 @@ class TokenizerSettings:
                 raise EcglibError(f"{name}={getattr(self, name)}: must be 0 or above")
         if self.kind == "kmeans" and self.batch_size * GRID**2 < self.vocab_size:
             least = math.ceil(self.vocab_size / GRID**2)
-            raise EcglibError(
-                f"batch_size={self.batch_size}: must be at least {least}, a patch a code"
-            )
+            raise EcglibError(f"batch_size={self.batch_size}: must be at least {least}, a patch a code")
         resolve_precision(self.precision)
 
 
