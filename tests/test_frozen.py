@@ -1,6 +1,5 @@
 """Linear probes of public weights: the same heads for every network, scored on fold 9 with intervals."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -39,12 +38,11 @@ MANIFEST = pd.DataFrame(
 
 
 @pytest.fixture(autouse=True)
-def _few_draws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frozen, "CONTROLS", ("random",))
     monkeypatch.setattr(frozen, "FRACTIONS", {0.2: 3, 1.0: 1})
     monkeypatch.setattr(Probes, "_features", lambda self, network, model: FEATURES[network.name])
     monkeypatch.setattr(frozen, "make_classifier", lambda name, size: named(name))
-    return
 
 
 def named(name: str) -> Any:
@@ -80,14 +78,9 @@ def test_signal_is_told_from_noise_and_random_weights_from_themselves_by_nothing
 
 
 def test_auroc_is_the_mean_over_the_draws_of_what_scikit_learn_scores() -> None:
-    part = pd.Series(
-        np.select([MANIFEST.strat_fold <= 8, MANIFEST.strat_fold == 9], ["train", "validation"], "test")
-    )
-    scored, patients, x = (
-        np.flatnonzero(part == "validation"),
-        MANIFEST.patient_id.to_numpy(),
-        FEATURES["heartbeit"],
-    )
+    part = assign(MANIFEST, "official")
+    scored, x = np.flatnonzero(part == "validation"), FEATURES["heartbeit"]
+    patients = MANIFEST.patient_id.to_numpy()
     found = []
     for draw in range(3):
         rows = label_fraction_rows(MANIFEST.assign(ill=Y), part, "ill", 0.2, draw)
@@ -110,17 +103,9 @@ def test_strength_of_a_head_is_chosen_as_by_scikit_learn_on_folds_of_whole_patie
     folds = list(StratifiedGroupKFold(5, shuffle=True, random_state=0).split(x[train], Y[train], groups))
     assert all(not set(groups[fit]) & set(groups[held]) for fit, held in folds)
     scaled = StandardScaler().fit(x[train])
-    oracle = make_pipeline(
-        scaled,
-        LogisticRegressionCV(
-            Cs=settings.head_c,
-            cv=folds,
-            scoring="neg_log_loss",
-            max_iter=1000,
-            l1_ratios=(0,),
-            use_legacy_attributes=False,
-        ),
-    ).fit(x[train], Y[train])
+    options: dict[str, Any] = {"Cs": settings.head_c, "l1_ratios": (0,), "use_legacy_attributes": False}
+    head = LogisticRegressionCV(cv=folds, scoring="neg_log_loss", max_iter=1000, **options)
+    oracle = make_pipeline(scaled, head).fit(x[train], Y[train])
     ours = cross_validated_scores(x[train], Y[train], groups, x[400:], settings)
     assert ours == pytest.approx(oracle.predict_proba(x[400:])[:, 1], abs=2e-3)
 
