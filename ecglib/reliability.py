@@ -131,16 +131,12 @@ def discrimination(given: Sequence[Forecast], settings: ScoreSettings) -> pd.Dat
         y_score = rows["y_score"].to_numpy()
         draws = bootstrap(y_true, y_score, patients, n_draws=settings.n_draws, seed=settings.seed)
         values = {"auroc": auroc(y_true, y_score), "auprc": auprc(y_true, y_score)}
-        found = [
-            {"metric": m, "value": values[m], **spread(draws[m].to_numpy(), settings)} for m in METRICS
-        ]
+        found = [{"metric": m, "value": values[m], **spread(draws[m].to_numpy(), settings)} for m in METRICS]
         tables.append(pd.DataFrame(found).assign(prevalence=y_true.mean(), n=len(rows), **names))
     return _joined(tables)
 
 
-def calibration(
-    given: Sequence[Forecast], own: ReliabilitySettings, settings: ScoreSettings
-) -> pd.DataFrame:
+def calibration(given: Sequence[Forecast], own: ReliabilitySettings, settings: ScoreSettings) -> pd.DataFrame:
     """The measures of `calibration.measure` before and after scaling: one row a model, part, scores, measure.
 
     `scores` is a key of SCORES; `by_chance` the ECE that true probabilities would have there.
@@ -159,9 +155,9 @@ def calibration(
 def curves(given: Sequence[Forecast], own: ReliabilitySettings, settings: ScoreSettings) -> pd.DataFrame:
     """Reliability curves on internal test, before and after scaling: one row a model, scores and bin."""
     tables = [
-        reliability_curve(
-            y_true, rows[column].to_numpy(), patients, own.n_bins, settings.confidence
-        ).assign(scores=column, **names)
+        reliability_curve(y_true, rows[column].to_numpy(), patients, own.n_bins, settings.confidence).assign(
+            scores=column, **names
+        )
         for names, _, rows, y_true, patients in _each(given, parts=("test",))
         for column in SCORES
     ]
@@ -169,7 +165,7 @@ def curves(given: Sequence[Forecast], own: ReliabilitySettings, settings: ScoreS
 
 
 def decisions(given: Sequence[Forecast], own: ReliabilitySettings, settings: ScoreSettings) -> pd.DataFrame:
-    """Decision curves of the scaled probabilities: one row a model, part and threshold, and its prevalence."""
+    """Decision curves of the scaled probabilities, with the prevalence: one row a model, part and threshold."""
     tables = []
     for names, _, rows, y_true, patients in _each(given):
         thresholds = thresholds_around(float(y_true.mean()), own.n_thresholds)

@@ -1,6 +1,6 @@
-"""Charts of `ecglib.reliability`: ROC and precision-recall curves, reliability, decisions, subgroups, shortcuts."""
+"""Charts of `ecglib.reliability`: the table or the forecasts in, a Plot out; Suppl. Figs. 2-6 of the paper."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -51,8 +51,8 @@ def precision_recall(given: Sequence[Forecast], discrimination: pd.DataFrame) ->
         ax.axhline(y_true.mean(), color=FAINT, linestyle=":", linewidth=1)
 
     figure = _curves(given, discrimination, "auprc", draw, "Recall (sensitivity)", "Precision")
-    for ax in figure.axes:
-        ax.legend(loc="upper right", fontsize=7.5)
+    for ax in figure.axes:  # every corner of the panel may hold a curve
+        ax.legend(loc="upper left", bbox_to_anchor=(0, -0.1 - 0.06 * bool(ax.get_xlabel())), fontsize=7.5)
     return figure
 
 
@@ -84,26 +84,31 @@ def _in_order(given: Sequence[Forecast], kind: str, part: str) -> Iterator[Forec
 @styled
 def reliability(curves: pd.DataFrame) -> Plot:
     """Observed over predicted share in each bin, a panel a model; open: as predicted, filled: scaled."""
-    models = [(m, k) for k in KIND_NAMES for m in MODEL_COLOURS if ((curves.model == m) & (curves.kind == k)).any()]
-    columns = min(4, len(models))
-    lines = -(-len(models) // columns)
-    figure = new_plot(2.3 * lines + 0.4)
-    axes = np.ravel(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False))
-    for ax, (model, kind) in zip(axes, models, strict=False):
-        ax.plot([0, 1], [0, 1], color=FAINT, linestyle=":", linewidth=1)
-        own = curves.loc[(curves.model == model) & (curves.kind == kind)]
-        for column in SCORES:
-            _draw_bins(ax, own.loc[own.scores == column], MODEL_COLOURS[model], column == "scaled")
-        ax.set_title(f"{model_name(model)},\n{KIND_NAMES[kind]}", fontsize=8)
-        ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), box_aspect=1)
-    for ax in axes[len(models) :]:
-        ax.set_visible(False)
+    kinds, models = _present(curves.kind, KIND_NAMES), _present(curves.model, MODEL_COLOURS)
+    figure = new_plot(2.2 * len(kinds) + 0.5, 7.5 if len(models) > 2 else 5.0)
+    axes = figure.subplots(len(kinds), len(models), sharex=True, sharey=True, squeeze=False)
+    top = min(1.03, 1.05 * max(curves.high.max(), curves.predicted.max()))
+    for line, kind in enumerate(kinds):
+        for ax, model in zip(axes[line], models, strict=True):
+            own = curves.loc[(curves.model == model) & (curves.kind == kind)]
+            if own.empty:
+                ax.set_visible(False)
+                continue
+            ax.plot([0, 1], [0, 1], color=FAINT, linestyle=":", linewidth=1)
+            for column in SCORES:
+                _draw_bins(ax, own.loc[own.scores == column], MODEL_COLOURS[model], column == "scaled")
+            ax.set_title(f"{model_name(model)},\n{KIND_NAMES[kind]}", fontsize=8)
+            ax.set(xlim=(-0.03 * top, top), ylim=(-0.03 * top, top), box_aspect=1)
     figure.supxlabel("Predicted probability (mean of the bin)", fontsize=9)
     figure.supylabel("Share with the outcome", fontsize=9)
     faces = ("white", INK)
     handles = [Line2D([], [], marker="o", color=INK, markerfacecolor=face, linewidth=0.8) for face in faces]
     figure.legend(handles, list(SCORES.values()), loc="outside upper left", ncols=2)
     return figure
+
+
+def _present(column: pd.Series, order: Iterable[str]) -> list[str]:
+    return [name for name in order if name in set(column)]
 
 
 def _draw_bins(ax: Axes, bins: pd.DataFrame, colour: str, filled: bool) -> None:
@@ -116,16 +121,22 @@ def _draw_bins(ax: Axes, bins: pd.DataFrame, colour: str, filled: bool) -> None:
 
 @styled
 def decisions(table: pd.DataFrame) -> Plot:
-    """Net benefit over the threshold, with treating all and none; a panel for each part and kind."""
-    figure, panels = _panels(table, "Threshold probability (%)", "Net benefit\n(true positives per 100 ECGs)", 3.0)
+    """Net benefit over the threshold, with treating all and none; a panel for each part and kind.
+
+    The band is the interval of HeartBEiT, or of the first model where it was not run.
+    """
+    figure, panels = _panels(
+        table, "Threshold probability (%)", "Net benefit\n(true positives per 100 ECGs)", 3.0
+    )
     for ax, kind, part in panels:
         rows = table.loc[(table.kind == kind) & (table.part == part)]
-        for model in (m for m in MODEL_COLOURS if m in set(rows.model)):
+        models = _present(rows.model, MODEL_COLOURS)
+        for model in models:
             own = rows.loc[rows.model == model]
             ax.plot(100 * own.threshold, 100 * own.value, color=MODEL_COLOURS[model], label=model)
-            ax.fill_between(100 * own.threshold, 100 * own.low, 100 * own.high, color=MODEL_COLOURS[model],
-                            alpha=0.1, linewidth=0)  # fmt: skip
-        one = rows.loc[rows.model == rows.model.iloc[0]]
+        one = rows.loc[rows.model == models[0]]
+        ax.fill_between(100 * one.threshold, 100 * one.low, 100 * one.high, color=MODEL_COLOURS[models[0]],
+                        alpha=0.12, linewidth=0)  # fmt: skip
         ax.plot(100 * one.threshold, 100 * one.treat_all, color=INK, linestyle="--", linewidth=1)
         ax.axhline(0, color=INK, linewidth=1)
         bottom, top = -0.25 * one.prevalence.iloc[0], max(one.treat_all.max(), rows.high.max())
@@ -148,7 +159,7 @@ def subgroups(table: pd.DataFrame, model: str = "heartbeit") -> Plot:
     places = _places(rungs)
     figure = new_plot(0.2 * (max(places.values(), default=0) + 2) + 0.8)
     ax = figure.subplots()
-    kinds = [kind for kind in KIND_NAMES if kind in set(own.kind)]
+    kinds = _present(own.kind, KIND_NAMES)
     colour, marker = MODEL_COLOURS[model], MODEL_MARKERS[model]
     for kind in kinds:
         apart = 0.0 if len(kinds) == 1 else -0.16 if kind == "finetuned" else 0.16
@@ -158,13 +169,14 @@ def subgroups(table: pd.DataFrame, model: str = "heartbeit") -> Plot:
             ax.hlines(y, row["low"], row["high"], color=colour, linewidth=1.2)
             ax.plot(row["value"], y, marker, color=colour, markerfacecolor=face, markersize=4.5)
     for row in rungs.loc[~rungs.estimable].to_dict("records"):
-        ax.annotate("not estimable", (0.01, places[row["dimension"], row["group"]]), va="center", fontsize=7.5,
-                    color=GREY, xycoords=("axes fraction", "data"))  # fmt: skip
+        place = (0.01, places[row["dimension"], row["group"]])
+        ax.annotate("not estimable", place, xycoords=("axes fraction", "data"), va="center", color=GREY,
+                    fontsize=7.5)  # fmt: skip
     for value in own.loc[(own.dimension == "everybody") & own.estimable].value:
         ax.axvline(value, color=FAINT, linestyle=":", linewidth=1)
     ax.set_yticks(list(places.values()), [_rung(row) for row in rungs.to_dict("records")])
     ax.set_ylim(max(places.values(), default=0) + 0.7, -0.7)
-    ax.set(xlabel=f"AUROC of {model_name(model)}", ylabel="Subgroup: ECGs with the outcome of all")
+    ax.set(xlabel=f"AUROC of {model_name(model)}", ylabel="Subgroup: ECGs with the outcome, of all")
     ax.grid(axis="x")
     handles = [
         Line2D([], [], marker=marker, color=colour, linestyle="",
@@ -215,8 +227,7 @@ def _panels(
     table: pd.DataFrame, xlabel: str, ylabel: str, height: float
 ) -> tuple[Plot, list[tuple[Axes, str, str]]]:
     """A row for each part and a column for each kind of the table, where they occur."""
-    parts = [part for part in PART_NAMES if part in set(table.part)]
-    kinds = [kind for kind in KIND_NAMES if kind in set(table.kind)]
+    parts, kinds = _present(table.part, PART_NAMES), _present(table.kind, KIND_NAMES)
     figure = new_plot(height * len(parts) + 0.3, 7.5 if len(kinds) == 2 else 4.5)
     axes = figure.subplots(len(parts), len(kinds), squeeze=False)
     panels = []

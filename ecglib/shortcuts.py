@@ -37,25 +37,31 @@ def known_beforehand(manifest: pd.DataFrame) -> pd.DataFrame:
 
 
 def labels_by_name(cohort: Cohort, data_dir: Path | None) -> dict[str, np.ndarray]:
-    """0, 1 or -1 (nobody said) for each row, by name: of PTB-XL every definition of STEMI, else the outcomes.
+    """0, 1 or -1 (nobody said) for each row, by name: the outcomes, and of PTB-XL each definition of STEMI.
 
     `data_dir` is the folder of PTB-XL, None for another source.
     """
+    outcomes = {name: cohort.manifest[name].to_numpy() for name in cohort.outcomes}
     if data_dir is None:
-        return {name: cohort.manifest[name].to_numpy() for name in cohort.outcomes}
+        return outcomes
     records, statements = read_ptbxl_table(data_dir), read_scp_statements(data_dir)
     rows = records.loc[cohort.manifest["record_id"].astype(int)]
-    return {name: stemi_label(rows, statements, name).to_numpy() for name in STEMI_DEFINITIONS}
+    return outcomes | {name: stemi_label(rows, statements, name).to_numpy() for name in STEMI_DEFINITIONS}
 
 
 def score_shortcuts(
-    manifest: pd.DataFrame, labels: Mapping[str, np.ndarray], parts: pd.Series, settings: ScoreSettings
+    manifest: pd.DataFrame,
+    labels: Mapping[str, np.ndarray],
+    parts: pd.Series,
+    min_positives: int,
+    settings: ScoreSettings,
 ) -> pd.DataFrame:
     """AUROC on test of each label from what is known beforehand, by logistic regression on train.
 
     labels: `labels_by_name`; parts: `study.parts`. One row for each label and entry of KNOWN: label, known,
-    n, n_positive, value, low, high, estimable, reason. Each value of a column is an input of its own (one-hot);
-    one that train did not have says nothing.
+    n, n_positive, value, low, high, estimable, reason. Each value of a column is an input of its own
+    (one-hot); one that train did not have says nothing. Fewer than `min_positives` test records of a class:
+    not estimable.
     """
     columns = known_beforehand(manifest)
     table = []
@@ -63,7 +69,9 @@ def score_shortcuts(
         rows = {part: np.flatnonzero((parts == part) & (y_true >= 0)) for part in ("train", "test")}
         y_test = y_true[rows["test"]]
         counts = {"label": label, "n": len(y_test), "n_positive": int(y_test.sum())}
-        reason = next((f"{p} lacks a class" for p, r in rows.items() if len(set(y_true[r])) < 2), "")
+        reason = "" if len(set(y_true[rows["train"]])) == 2 else "train lacks a class"
+        if min(y_test.sum(), (1 - y_test).sum()) < min_positives:
+            reason = f"test has fewer than {min_positives} ECGs of one class"
         for known, names in KNOWN.items():
             row = counts | {"known": known, "estimable": not reason, "reason": reason}
             row |= dict.fromkeys(("value", "low", "high"), np.nan)
