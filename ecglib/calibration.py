@@ -7,7 +7,7 @@ both classes, and probabilities (n,) of class 1.
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.optimize.elementwise import find_root
 from scipy.special import expit, logit
 from scipy.stats import norm
@@ -47,7 +47,7 @@ def fit_temperature(y_true: np.ndarray, y_score: np.ndarray) -> float:
         return hottest
     if slope(1 / coldest) <= 0:
         return coldest
-    return 1 / float(brentq(slope, 1 / hottest, 1 / coldest, xtol=1e-12))
+    return 1 / root_scalar(slope, bracket=(1 / hottest, 1 / coldest), xtol=1e-12).root
 
 
 def temperature_scaled(y_score: np.ndarray, temperature: float) -> np.ndarray:
@@ -60,7 +60,7 @@ def bin_codes(y_score: np.ndarray, n_bins: int) -> np.ndarray:
 
     The edges are scikit-learn's (`calibration_curve`, strategy "quantile"); empty bins are left out.
     """
-    edges = np.quantile(y_score, np.linspace(0, 1, n_bins + 1))
+    edges = np.percentile(y_score, np.linspace(0, 1, n_bins + 1) * 100)  # of quantiles, some round otherwise
     return np.unique(np.searchsorted(edges[1:-1], y_score), return_inverse=True)[1]
 
 

@@ -1,7 +1,8 @@
 """Judging a study's probabilities: its cells read at the honest step, then each judgement as a long table.
 
-All tables have the columns model and kind; where parts are scored, part. Everything is read from predictions
-that exist; the one thing fitted here is the temperature, on validation.
+All tables have the columns model, kind and part, and are empty where no part with both classes is there to be
+judged. Everything is read from predictions that exist; the one thing fitted here is the temperature, on
+validation.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ class ReliabilitySettings:
     n_bins: int = 10  # bins of the reliability curve, with equally many ECGs in each
     n_thresholds: int = 41  # thresholds of the decision curve, around the prevalence
     specificity: float = 0.9  # specificity on validation at which sensitivity is given
-    min_positives: int = 10  # a subgroup with fewer ECGs with the outcome, or without it, is not estimable
+    min_positives: int = 10  # with fewer ECGs of either class a subgroup or sensitivity is not estimable
     min_ecgs: int = 25  # sites and devices with fewer ECGs are merged
 
     def __post_init__(self) -> None:
@@ -92,12 +93,13 @@ def forecasts(
 def _read(cell: Cell, predictions: pd.DataFrame | None) -> Forecast:
     if predictions is None:
         return Forecast(cell, _no_rows(), np.nan, "the label fraction has no patient of one class")
-    classes = predictions.groupby("part")["y_true"].nunique()
-    lacks = tuple(f"{part} lacks a class" for part in classes.index[classes < 2])
-    if classes.get("validation", 0) < 2:
+    labels = {part: set(predictions.y_true[predictions.part == part]) for part in set(predictions.part)}
+    whole = [part for part, found in labels.items() if found == {0, 1}]
+    lacks = tuple(f"{part} lacks a class" for part in sorted(labels) if part not in whole)
+    if "validation" not in whole:
         return Forecast(cell, _no_rows(), np.nan, "validation lacks a class, so no step can be chosen", lacks)
     step = choose_step(predictions, "honest", "validation")
-    kept = (predictions["step"] == step) & (predictions["part"].map(classes) == 2)
+    kept = (predictions["step"] == step) & predictions["part"].isin(whole)
     rows = predictions.loc[kept].sort_values("record_id", kind="stable").reset_index(drop=True)
     known = rows.loc[rows["part"] == "validation"]
     temperature = fit_temperature(known["y_true"].to_numpy(), known["y_score"].to_numpy())
@@ -119,9 +121,7 @@ def _each(given: Sequence[Forecast], *, parts: Sequence[str] = SCORED_PARTS) -> 
 
 
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    if not tables:
-        raise EcglibError("nothing can be judged: no cell has a test part with both classes; take more ECGs")
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def discrimination(given: Sequence[Forecast], settings: ScoreSettings) -> pd.DataFrame:
@@ -165,7 +165,7 @@ def curves(given: Sequence[Forecast], own: ReliabilitySettings, settings: ScoreS
 
 
 def decisions(given: Sequence[Forecast], own: ReliabilitySettings, settings: ScoreSettings) -> pd.DataFrame:
-    """Decision curves of the scaled probabilities, with the prevalence: one row a model, part and threshold."""
+    """Decision curves of the scaled probabilities, and the prevalence: a row a model, part and threshold."""
     tables = []
     for names, _, rows, y_true, patients in _each(given):
         thresholds = thresholds_around(float(y_true.mean()), own.n_thresholds)
@@ -183,7 +183,8 @@ def operating_points(
         known = one.part("validation")
         chosen_on = known["y_true"].to_numpy(), known["y_score"].to_numpy()
         threshold = threshold_at_specificity(*chosen_on, own.specificity)
-        table = at_threshold(y_true, rows["y_score"].to_numpy(), patients, threshold, settings)
+        y_score = rows["y_score"].to_numpy()
+        table = at_threshold(y_true, y_score, patients, threshold, own.min_positives, settings)
         reached = float((chosen_on[1][chosen_on[0] == 0] <= threshold).mean())
         table = table.assign(threshold=threshold, on_validation=reached, n_positive=int(y_true.sum()))
         tables.append(table.assign(n_negative=len(rows) - int(y_true.sum()), **names))

@@ -1,6 +1,8 @@
-"""Charts of `ecglib.reliability`: the table or the forecasts in, a Plot out; Suppl. Figs. 2-6 of the paper."""
+"""Charts of `ecglib.reliability`: table or forecasts in, a Plot out; the paper's Suppl. Figs. 2-6."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ParamSpec
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from ecglib.style import (
     MODEL_MARKERS,
     PART_NAMES,
     Plot,
+    hide_axes,
     model_legend,
     model_name,
     new_plot,
@@ -24,9 +27,26 @@ from ecglib.style import (
 )
 
 GREY = "#6f6f6f"
+P = ParamSpec("P")
 
 
-@styled
+def _estimable(plot: Callable[P, Plot]) -> Callable[P, Plot]:
+    """A plot in the book's style that says so where a table which it needs is empty."""
+
+    @functools.wraps(plot)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Plot:
+        if not any(isinstance(table, pd.DataFrame) and table.empty for table in args):
+            return plot(*args, **kwargs)
+        figure = new_plot(0.6)
+        ax = figure.subplots()
+        hide_axes(ax)
+        ax.set_title("Nothing is estimable here")
+        return figure
+
+    return styled(run)
+
+
+@_estimable
 def roc(given: Sequence[Forecast], discrimination: pd.DataFrame) -> Plot:
     """ROC curves of all models, a panel for each part and kind; AUROC with interval in the legend."""
 
@@ -41,12 +61,13 @@ def roc(given: Sequence[Forecast], discrimination: pd.DataFrame) -> Plot:
     return figure
 
 
-@styled
+@_estimable
 def precision_recall(given: Sequence[Forecast], discrimination: pd.DataFrame) -> Plot:
     """Precision over recall, as steps; average precision with interval in the legend; dotted: prevalence."""
 
     def draw(ax: Axes, y_true: np.ndarray, y_score: np.ndarray, look: dict) -> None:
         precision, recall, _ = precision_recall_curve(y_true, y_score)
+        precision[-1] = precision[-2]  # scikit-learn ends every curve at 1, where nothing was flagged
         ax.plot(recall, precision, drawstyle="steps-post", **look)
         ax.axhline(y_true.mean(), color=FAINT, linestyle=":", linewidth=1)
 
@@ -81,7 +102,7 @@ def _in_order(given: Sequence[Forecast], kind: str, part: str) -> Iterator[Forec
         yield from (f for f in given if (f.cell.model, f.cell.kind) == (model, kind) and part in f.scored)
 
 
-@styled
+@_estimable
 def reliability(curves: pd.DataFrame) -> Plot:
     """Observed over predicted share in each bin, a panel a model; open: as predicted, filled: scaled."""
     kinds, models = _present(curves.kind, KIND_NAMES), _present(curves.model, MODEL_COLOURS)
@@ -119,7 +140,7 @@ def _draw_bins(ax: Axes, bins: pd.DataFrame, colour: str, filled: bool) -> None:
             linewidth=0.8, alpha=strength)  # fmt: skip
 
 
-@styled
+@_estimable
 def decisions(table: pd.DataFrame) -> Plot:
     """Net benefit over the threshold, with treating all and none; a panel for each part and kind.
 
@@ -151,13 +172,17 @@ def decisions(table: pd.DataFrame) -> Plot:
     return figure
 
 
-@styled
-def subgroups(table: pd.DataFrame, model: str = "heartbeit") -> Plot:
-    """AUROC of one model in each subgroup, fine-tuned (filled) and as a head (open); dotted: everybody."""
+@_estimable
+def subgroups(table: pd.DataFrame) -> Plot:
+    """AUROC of HeartBEiT in each subgroup, fine-tuned (filled) and as a head (open); dotted: everybody.
+
+    Of the first other model where HeartBEiT was not run.
+    """
+    model = _present(table.model, MODEL_COLOURS)[0]
     own = table.loc[table.model == model]
     rungs = own.drop_duplicates(["dimension", "group"]).reset_index(drop=True)
     places = _places(rungs)
-    figure = new_plot(0.2 * (max(places.values(), default=0) + 2) + 0.8)
+    figure = new_plot(0.2 * (max(places.values()) + 2) + 0.8)
     ax = figure.subplots()
     kinds = _present(own.kind, KIND_NAMES)
     colour, marker = MODEL_COLOURS[model], MODEL_MARKERS[model]
@@ -175,8 +200,8 @@ def subgroups(table: pd.DataFrame, model: str = "heartbeit") -> Plot:
     for value in own.loc[(own.dimension == "everybody") & own.estimable].value:
         ax.axvline(value, color=FAINT, linestyle=":", linewidth=1)
     ax.set_yticks(list(places.values()), [_rung(row) for row in rungs.to_dict("records")])
-    ax.set_ylim(max(places.values(), default=0) + 0.7, -0.7)
-    ax.set(xlabel=f"AUROC of {model_name(model)}", ylabel="Subgroup: ECGs with the outcome, of all")
+    ax.set_ylim(max(places.values()) + 0.7, -0.7)
+    ax.set(xlabel=f"AUROC of {model_name(model)}", ylabel="ECGs with the outcome, of all")
     ax.grid(axis="x")
     handles = [
         Line2D([], [], marker=marker, color=colour, linestyle="",
@@ -198,10 +223,10 @@ def _rung(row: dict) -> str:
     return f"{name}: {row['n_positive']:,} of {row['n']:,}"
 
 
-@styled
+@_estimable
 def shortcuts(table: pd.DataFrame, discrimination: pd.DataFrame, label: str) -> Plot:
     """AUROC of one label from what is known beforehand, above that of each model on the same ECGs."""
-    known = table.loc[(table.label == label) & table.estimable]
+    known = table.loc[table.label == label]
     models = discrimination.loc[(discrimination.metric == "auroc") & (discrimination.part == "test")]
     rungs = [(row["known"], row, INK, "s") for row in known.to_dict("records")]
     for kind in KIND_NAMES:
@@ -212,13 +237,15 @@ def shortcuts(table: pd.DataFrame, discrimination: pd.DataFrame, label: str) -> 
     figure = new_plot(0.22 * len(rungs) + 0.8, 6.0)
     ax = figure.subplots()
     for y, (_, row, colour, marker) in enumerate(rungs):
+        if np.isnan(row["value"]):
+            ax.annotate("not estimable", (0.5, y), va="center", ha="center", fontsize=7.5, color=GREY)
         ax.hlines(y, row["low"], row["high"], color=colour, linewidth=1.2)
         ax.plot(row["value"], y, marker, color=colour, markersize=4.5)
     ax.axvline(0.5, color=FAINT, linestyle=":", linewidth=1)
     ax.axhline(len(known) - 0.5, color=FAINT, linewidth=0.8)
     ax.set_yticks(range(len(rungs)), [name for name, *_ in rungs])
     ax.set_ylim(len(rungs) - 0.4, -0.6)
-    ax.set(xlabel="AUROC", ylabel="Known without the ECG; network")
+    ax.set(xlabel="AUROC", ylabel="Network, or known without")
     ax.grid(axis="x")
     return figure
 

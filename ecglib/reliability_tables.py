@@ -1,6 +1,7 @@
 """Tables and sentences of `ecglib.reliability`, ready to be read; no number: "not estimable"."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ MEASURE_NAMES = {
     "intercept": "intercept (0)",
     "slope": "slope (1)",
 }
+_ORDERS = {"kind": KIND_NAMES, "model": MODEL_NAMES, "part": PART_NAMES, "scores": SCORES}
 FOUND = {"sensitivity": "sensitivity", "specificity": "specificity reached"}
 
 
@@ -80,14 +82,15 @@ def calibration_table(table: pd.DataFrame) -> Table:
     """`reliability.calibration`: a row for each model, part and scores, a column a measure."""
     rows = {}
     for keys, own in _by(table, ["kind", "model", "part", "scores"]):
-        texts = {MEASURE_NAMES[row["measure"]]: _text(row) for row in own.to_dict("records")}
-        first = own.iloc[0]
-        texts = {"temperature": f"{first.temperature:.2f}" if keys[3] == "scaled" else "-"} | texts
-        texts["ECE by chance"] = f"{first.by_chance:.3f}"
-        rows[(*_names(keys[:3]), SCORES[keys[3]])] = texts
-    columns = ["temperature", "ECE", "ECE by chance", *list(MEASURE_NAMES.values())[1:]]
-    frame = pd.DataFrame(rows).T.loc[:, columns]
-    return Table(frame.rename_axis(["training", "model", "part", "probabilities"]))
+        first, texts = own.iloc[0], [_text(row) for row in own.to_dict("records")]
+        measured = dict(zip(own.measure.map(MEASURE_NAMES), texts, strict=True))
+        rows[(*_names(keys[:3]), SCORES[keys[3]])] = {
+            "temperature": f"{first.temperature:.2f}" if keys[3] == "scaled" else "-",
+            "ECE": measured.pop("ECE"),
+            "ECE by chance": f"{first.by_chance:.3f}",
+            **measured,
+        }
+    return _table(rows, ["training", "model", "part", "probabilities"])
 
 
 def decision_table(table: pd.DataFrame) -> Table:
@@ -103,9 +106,9 @@ def decision_table(table: pd.DataFrame) -> Table:
             odds = times * prevalence / (1 - prevalence)
             row = own.iloc[int((own.threshold - odds / (1 + odds)).abs().argmin())]
             name = {0.5: "half the odds", 1.0: "the prevalence", 2.0: "twice the odds"}[times]
-            text = f"{100 * row.gain:.2f} ({100 * row.gain_low:.2f} to {100 * row.gain_high:.2f})"
+            text = _text({"value": 100 * row.gain, "low": 100 * row.gain_low, "high": 100 * row.gain_high}, 2)
             rows[_names(keys)][f"gain at {name}"] = f"{text}; t = {100 * row.threshold:.1f} %"
-    return Table(pd.DataFrame(rows).T.rename_axis(["training", "model", "part"]))
+    return _table(rows, ["training", "model", "part"])
 
 
 def operating_table(table: pd.DataFrame, specificity: float) -> Table:
@@ -115,12 +118,11 @@ def operating_table(table: pd.DataFrame, specificity: float) -> Table:
         first = own.iloc[0]
         rows[_names(keys)] = {
             **{FOUND[row["measure"]]: _text(row) for row in own.to_dict("records")},
-            "on validation": f"{first.on_validation:.2f}",
+            f"on validation ({specificity:g} asked)": f"{first.on_validation:.2f}",
             "threshold (%)": f"{100 * first.threshold:.3g}",
             "with / without the outcome": f"{first.n_positive:,} / {first.n_negative:,}",
         }
-    frame = pd.DataFrame(rows).T.rename(columns={"on validation": f"on validation ({specificity:g} asked)"})
-    return Table(frame.rename_axis(["training", "model", "part"]))
+    return _table(rows, ["training", "model", "part"])
 
 
 def subgroup_table(table: pd.DataFrame) -> Table:
@@ -132,7 +134,7 @@ def subgroup_table(table: pd.DataFrame) -> Table:
             texts["ECGs"], texts["with the outcome"] = f"{row['n']:,}", f"{row['n_positive']:,}"
             name = f"{model_name(keys[1])}, {'head' if keys[0] == 'head' else KIND_NAMES[keys[0]]}"
             texts[name] = _text(row, 2)
-    return Table(pd.DataFrame(rows).T.rename_axis(["by", "subgroup"]))
+    return _table(rows, ["by", "subgroup"])
 
 
 def shortcut_table(table: pd.DataFrame, outcome: str) -> Table:
@@ -152,15 +154,21 @@ def shortcut_table(table: pd.DataFrame, outcome: str) -> Table:
     return Table(pd.DataFrame(rows).T.rename_axis("label"))
 
 
-def _by(table: pd.DataFrame, keys: list[str]) -> list[tuple[tuple, pd.DataFrame]]:
-    """Groups by the keys, kinds, models, parts and scores in the order of every page."""
-    orders = {"kind": KIND_NAMES, "model": MODEL_NAMES, "part": PART_NAMES, "scores": SCORES}
-    ranks = {key: list(orders[key]) for key in keys}
-    groups = list(table.groupby(keys, sort=False))
-    return sorted(groups, key=lambda group: [ranks[k].index(v) for k, v in zip(keys, group[0], strict=True)])
+def _table(rows: Mapping[tuple[str, ...], Mapping[str, str]], names: list[str]) -> Table:
+    if not rows:
+        return Table({"": [NOT_ESTIMABLE]})
+    return Table(pd.DataFrame(rows).T.rename_axis(names))
 
 
-def _names(keys: tuple) -> tuple[str, ...]:
+def _by(table: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Groups by the keys: kinds, models, parts and scores in the order of every page."""
+    for names in itertools.product(*(_ORDERS[key] for key in keys)) if len(table) else ():
+        own = table.loc[(table[keys] == list(names)).all(axis=1)]
+        if len(own):
+            yield names, own
+
+
+def _names(keys: Sequence[str]) -> tuple[str, ...]:
     kind, model, part = keys
     return KIND_NAMES[kind], model_name(model), PART_NAMES[part]
 
@@ -177,4 +185,5 @@ def _text(row: Mapping, digits: int = 3) -> str:
 
 def _number(value: float, digits: int) -> str:
     """Fewer digits where the number is large: no slope is known to a thousandth of a thousand."""
-    return f"{value:.{digits}f}" if abs(value) < 1 else f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
+    places = digits if abs(value) < 1 else 2 if abs(value) < 10 else 0
+    return f"{round(value, places) + 0.0:.{places}f}"  # 0.0 takes the sign off a zero

@@ -10,7 +10,7 @@ from ecglib.metrics import ScoreSettings, draw_patients, interval
 
 
 def record_weights(y_true: np.ndarray, groups: np.ndarray, settings: ScoreSettings) -> np.ndarray:
-    """How often each draw takes each record: (n_draws, n) for labels and patient ids (n,), both classes there.
+    """How often each draw takes each record (n_draws, n); labels and patient ids (n,), both classes there.
 
     A weighted mean over records is then `weights @ x / weights.sum(axis=1)`, for all draws at once.
     """

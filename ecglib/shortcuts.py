@@ -76,7 +76,7 @@ def score_shortcuts(
             row = counts | {"known": known, "estimable": not reason, "reason": reason}
             row |= dict.fromkeys(("value", "low", "high"), np.nan)
             if not reason:
-                y_score = _predict(columns[list(names)], y_true, rows["train"], rows["test"])
+                y_score = _predict(columns.loc[:, list(names)], y_true, rows["train"], rows["test"])
                 patients = manifest["patient_id"].to_numpy()[rows["test"]]
                 draws = bootstrap(y_test, y_score, patients, n_draws=settings.n_draws, seed=settings.seed)
                 row |= {"value": auroc(y_test, y_score), **spread(draws["auroc"].to_numpy(), settings)}

@@ -14,14 +14,14 @@ DIMENSIONS = ("sex", "age", "site", "device")
 
 def age_band(age: pd.Series) -> pd.Series:
     """Name of the band of each age in years; "unknown" where it is missing."""
-    bands = pd.cut(age, [-np.inf, *AGE_BANDS.values()], right=False, labels=list(AGE_BANDS))
-    return bands.astype(object).fillna(UNKNOWN).rename("age")
+    place = np.searchsorted(list(AGE_BANDS.values()), age, side="right")  # a missing age sorts last
+    return pd.Series(np.array([*AGE_BANDS, UNKNOWN], object)[place], age.index, name="age")
 
 
 def merge_small(names: pd.Series, least: int, plural: str) -> pd.Series:
     """Names with fewer than `least` rows become one, "other (k devices)", if there are at least two."""
     counts = names.value_counts()
-    small = counts.index[counts < least]
+    small = [name for name, count in counts.items() if count < least]
     return names.where(~names.isin(small), f"other ({len(small)} {plural})") if len(small) > 1 else names
 
 
@@ -32,10 +32,10 @@ def subgroups(manifest: pd.DataFrame, min_ecgs: int) -> pd.DataFrame:
     """
     return pd.DataFrame(
         {
-            "sex": manifest["sex"].fillna(UNKNOWN),
-            "age": age_band(manifest["age"]),
-            "site": merge_small(manifest["site"].fillna(UNKNOWN).astype(str), min_ecgs, "sites"),
-            "device": merge_small(manifest["device"].fillna(UNKNOWN).astype(str), min_ecgs, "devices"),
+            "sex": manifest.sex,
+            "age": age_band(manifest.age),
+            "site": merge_small(manifest.site, min_ecgs, "sites"),
+            "device": merge_small(manifest.device, min_ecgs, "devices"),
         }
     )
 
@@ -51,7 +51,7 @@ def score_subgroups(
     """
     members = {(EVERYBODY, EVERYBODY): np.ones(len(rows), bool)}
     for dimension in DIMENSIONS:
-        for name in _in_order(groups[dimension]):
+        for name in _in_order(groups.loc[:, dimension]):
             members[dimension, name] = (groups[dimension] == name).to_numpy()
     table = [
         {"dimension": dimension, "group": name, **_score(rows.loc[chosen], min_positives, settings)}
@@ -62,10 +62,10 @@ def score_subgroups(
 
 def _in_order(names: pd.Series) -> list[str]:
     """Ages by age, others by size; what is merged or unknown last."""
-    order = list(AGE_BANDS) if names.name == "age" else list(names.value_counts(sort=True).index)
-    last = [n for n in dict.fromkeys(names) if n == UNKNOWN or str(n).startswith("other (")]
+    order = [*AGE_BANDS, UNKNOWN] if names.name == "age" else [str(n) for n in names.value_counts().index]
+    last = [name for name in order if name == UNKNOWN or name.startswith("other (")]
     present = set(names)
-    return [n for n in order if n in present and n not in last] + sorted(last)
+    return [name for name in (*(n for n in order if n not in last), *last) if name in present]
 
 
 def _score(rows: pd.DataFrame, min_positives: int, settings: ScoreSettings) -> dict[str, object]:

@@ -77,16 +77,25 @@ def threshold_at_specificity(y_true: np.ndarray, y_score: np.ndarray, specificit
 
 
 def at_threshold(
-    y_true: np.ndarray, y_score: np.ndarray, groups: np.ndarray, threshold: float, settings: ScoreSettings
+    y_true: np.ndarray,
+    y_score: np.ndarray,
+    groups: np.ndarray,
+    threshold: float,
+    least: int,
+    settings: ScoreSettings,
 ) -> pd.DataFrame:
     """Two rows, sensitivity and specificity of `y_score > threshold`: measure, value, low, high.
 
-    Intervals over patients, for this threshold; that it was chosen on other patients is not in them.
+    Intervals over patients, for this threshold; that it was chosen on other patients is not in them. Empty
+    where the class has fewer than `least` records: of two patients, a bootstrap is sure of 0 or 1.
     """
     y_true, flagged = np.asarray(y_true), np.asarray(y_score) > threshold
     weights = record_weights(y_true, groups, settings)
     rows = []
     for name, of, right in (("sensitivity", y_true == 1, flagged), ("specificity", y_true == 0, ~flagged)):
-        draws = weights @ (of & right) / (weights @ of)
-        rows.append({"measure": name, "value": float(right[of].mean()), **spread(draws, settings)})
+        found = {"value": float("nan"), "low": float("nan"), "high": float("nan")}
+        if of.sum() >= least:
+            draws = weights @ (of & right) / (weights @ of)
+            found = {"value": float(right[of].mean()), **spread(draws, settings)}
+        rows.append({"measure": name, **found})
     return pd.DataFrame(rows)
