@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 from scipy.stats import binomtest
@@ -43,6 +43,7 @@ def measured(y_true: np.ndarray, y_score: np.ndarray, n_bins: int = 10) -> dict[
 # --- the curve ---
 
 
+@settings(max_examples=40)
 @given(PROBABILITIES, st.integers(2, 12), st.integers(0, 99))
 def test_bins_are_scikit_learns(scores: list[float], n_bins: int, seed: int) -> None:
     y_score = np.array(scores)
@@ -97,6 +98,7 @@ def test_intercept_by_hand_is_what_the_mean_lacks() -> None:
     assert np.isnan(measured(y_true, np.full(5, 0.5))["slope"])
 
 
+@settings(max_examples=25)
 @example(187, 4.0, 0.0)
 @given(st.integers(0, 1000), st.sampled_from([0.3, 1.0, 4.0]), st.sampled_from([-3.0, 0.0, 2.0]))
 def test_brier_and_slope_are_scikit_learns(seed: int, slope: float, shift: float) -> None:
@@ -171,6 +173,7 @@ def test_what_is_no_probability_is_refused(bad: float) -> None:
         logits(np.array([0.5, bad]))
 
 
+@settings(max_examples=40)
 @given(PROBABILITIES, st.floats(0.01, 100), st.integers(0, 99))
 def test_temperature_changes_no_auroc(scores: list[float], temperature: float, seed: int) -> None:
     y_score = np.array(scores, np.float32)
@@ -196,6 +199,7 @@ def test_the_temperature_that_made_the_scores_is_found() -> None:
     assert measured(y_true, scaled)["slope"] == pytest.approx(1, abs=0.05)
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.sampled_from([0.2, 1.0, 5.0]), st.sampled_from([-2.0, 0.0, 2.0]))
 def test_no_other_temperature_fits_better(seed: int, slope: float, shift: float) -> None:
     y_true, y_score, _ = simulated(60, slope=slope, shift=shift, seed=seed)

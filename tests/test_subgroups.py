@@ -72,8 +72,8 @@ def test_too_few_of_a_class_is_not_estimable_and_has_no_number(people: pd.DataFr
     for group in [("device", "Z"), ("site", "other (2 sites)"), ("age", "unknown")]:
         assert not table.estimable[group]
         assert table.reason[group].endswith("with the outcome")
-    lacking = table[~table.estimable]
-    assert not lacking[["value", "low", "high"]].notna().to_numpy().any()
+    lacking = table.loc[~table.estimable]
+    assert not lacking.loc[:, ["value", "low", "high"]].notna().to_numpy().any()
     assert ((lacking.n_positive < 10) | (lacking.n - lacking.n_positive < 10)).all()
     assert (table.n_positive[table.estimable] >= 10).all()
 
