@@ -95,7 +95,11 @@ def code_use(tokens: np.ndarray, vocab_size: int, commonest_limit: float) -> Plo
 
 @styled
 def courses(history: pd.DataFrame, labels: Mapping[str, str]) -> Plot:
-    """One panel for each column of a training history over its `step`; `labels`: column -> axis label."""
+    """One panel for each column of a training history over its `step`; `labels`: column -> axis label.
+
+    Columns that the history does not have are left out.
+    """
+    labels = {column: label for column, label in labels.items() if column in history}
     figure = new_plot(2.6)
     axes = np.ravel(figure.subplots(1, len(labels)))
     for ax, (column, label) in zip(axes, labels.items(), strict=True):
@@ -125,6 +129,22 @@ def pretraining(history: pd.DataFrame, vocab_size: int) -> Plot:
     accuracy.set(xlabel="Step (batches)", ylabel="Hidden tokens predicted (%)", ylim=(0, None))
     for ax in (loss, accuracy):
         ax.legend()
+    return figure
+
+
+@styled
+def days_over_utilisation(table: pd.DataFrame, marks: Mapping[str, float]) -> Plot:
+    """How long pretraining lasts over the share of the GPUs' peak that is used; named shares are marked."""
+    figure = new_plot(3.0, 5.2)
+    ax = figure.subplots()
+    ax.plot(100 * table.utilisation, table.days, color=ACCENT)
+    for name, share in marks.items():
+        days = float(np.interp(share, table.utilisation, table.days))
+        ax.plot(100 * share, days, "o", color=WARM)
+        ax.annotate(f"{name}: {days:.0f} days", (100 * share, days), (7, 5), textcoords="offset points")
+    ax.set(xscale="log", yscale="log", xlabel="Share of the peak that is used (%)", ylabel="Days")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
     return figure
 
 
