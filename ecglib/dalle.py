@@ -29,7 +29,7 @@ SHAPE = ("n_hid", "n_blk_per_group", "vocab_size")
 def import_dalle(
     encoder: Path, encoder_sha256: str, decoder: Path | None = None, decoder_sha256: str | None = None
 ) -> Tokenizer:
-    """The tokenizer in OpenAI's encoder.pkl; `save` it once and `Tokenizer.load` it from then on.
+    """The tokenizer in OpenAI's encoder.pkl; `save` it once and read it by `load_tokenizer` from then on.
 
     8,192 codes; images as everywhere here, 224 x 224 halved to 112 x 112. Without `decoder` it only encodes.
     Raises EcglibError where a file is missing, has another SHA-256, holds any other class or does not fit.

@@ -11,6 +11,7 @@ from ecglib.classifiers import make_classifier
 from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.finetune import FinetuneSettings
 from ecglib.grid import Cell, GridSettings
+from ecglib.patchbook import GRID, PATCH
 from ecglib.precision import resolve_precision
 from ecglib.pretrain import PretrainSettings
 from ecglib.profiles import Profile
@@ -115,6 +116,8 @@ def _encoder_flops(settings: PretrainSettings, tokens: TokenizerSettings) -> flo
 
 
 def _tokenizer_flops(settings: TokenizerSettings) -> float:
+    if settings.kind == "kmeans":  # a product of each patch with each code; it looks back for nothing
+        return 2 * GRID**2 * PATCH**2 * settings.vocab_size
     encoder, decoder = make_networks(settings)
     codes = torch.zeros(1, settings.vocab_size, 14, 14)
     return _flops(encoder, torch.zeros(1, 3, 112, 112)) + _flops(decoder, codes)

@@ -95,7 +95,11 @@ def code_use(tokens: np.ndarray, vocab_size: int, commonest_limit: float) -> Plo
 
 @styled
 def courses(history: pd.DataFrame, labels: Mapping[str, str]) -> Plot:
-    """One panel for each column of a training history over its `step`; `labels`: column -> axis label."""
+    """One panel for each column of a training history over its `step`; `labels`: column -> axis label.
+
+    Columns that the history does not have are left out.
+    """
+    labels = {column: label for column, label in labels.items() if column in history}
     figure = new_plot(2.6)
     axes = np.ravel(figure.subplots(1, len(labels)))
     for ax, (column, label) in zip(axes, labels.items(), strict=True):

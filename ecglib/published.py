@@ -21,7 +21,7 @@ from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings
 from ecglib.image import ImageSettings
 from ecglib.preprocessing import fingerprint, require_same, waveform_to_pixels
-from ecglib.tokenizer import Tokenizer
+from ecglib.tokenizer import AnyTokenizer, load_tokenizer
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 ENCODER = "encoder.safetensors"
@@ -35,7 +35,7 @@ class Pretrained:
     name: str
     folder: Path
     model: MaskedImageModel  # predicts hidden tokens; `model.encoder` is timm's Beit
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
     metadata: Mapping[str, Any]
 
     def images(self, waveforms: np.ndarray | Iterable[np.ndarray], sampling_rate: float) -> np.ndarray:
@@ -86,7 +86,7 @@ def load(name: str, weights: Path | None = None) -> Pretrained:
         raise EcglibError(f"weights {name!r} are not in {weights}: it holds {', '.join(known) or 'none'}")
     folder = weights / name
     metadata = read_checkpoint(folder / ENCODER).metadata
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = load_tokenizer(folder)
     model = _require_pair(folder / ENCODER, metadata, tokenizer)
     require_same(
         metadata["preprocessing"], fingerprint(*_drawing(metadata["preprocessing"])), folder / ENCODER
@@ -106,17 +106,17 @@ def publish(
     dtype: the encoder's number format; `tokenizer_dtype` the tokenizer's.
     Raises EcglibError where the encoder was pretrained with another tokenizer or on images drawn otherwise.
     """
-    words = Tokenizer.load(tokenizer)
+    words = load_tokenizer(tokenizer)
     metadata = read_checkpoint(encoder).metadata
     model = _require_pair(encoder, metadata, words)
     words.save(folder, tokenizer_dtype)
-    stored = Tokenizer.load(folder).metadata["weights_sha256"]
+    stored = load_tokenizer(folder).metadata["weights_sha256"]
     save_encoder(
         folder / ENCODER, model, {**metadata, "tokenizer_sha256": stored}, dtype
     )  # last: a whole pair
 
 
-def _require_pair(encoder: Path, metadata: Mapping[str, Any], tokenizer: Tokenizer) -> MaskedImageModel:
+def _require_pair(encoder: Path, metadata: Mapping[str, Any], tokenizer: AnyTokenizer) -> MaskedImageModel:
     model = load_masked_image_model(encoder, vocab_size=tokenizer.vocab_size)
     if metadata.get("tokenizer_sha256") != tokenizer.metadata["weights_sha256"]:
         raise EcglibError(f"{encoder} was not pretrained with this tokenizer: take the two of one run")

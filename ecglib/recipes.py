@@ -27,7 +27,7 @@ from ecglib.progress import track
 from ecglib.provenance import digest
 from ecglib.shards import ImageStore, JoinedImages, read_tokens, write_images, write_tokens
 from ecglib.splits import assign
-from ecglib.tokenizer import Tokenizer, TokenizerSettings, assess, require_alive, train_tokenizer
+from ecglib.tokenizer import TokenizerSettings, assess, load_tokenizer, require_alive, train_tokenizer
 
 SPLIT = "official"
 GENERATED = CohortSettings(source="embedded", n_patients=5700, seed=1)  # others than the study's, seed 0
@@ -123,7 +123,7 @@ def make_tokens(corpus: Corpus, settings: TokenizerSettings, folder: Path) -> tu
     folder = folder / digest([settings, images.data_hash])
     if not (folder / "tokenizer.safetensors").exists():
         train_tokenizer(images, corpus.rows("train"), settings, folder, {"preprocessing": preprocessing})
-    tokenizer, path = Tokenizer.load(folder), folder / "tokens.npy"
+    tokenizer, path = load_tokenizer(folder), folder / "tokens.npy"
     held_out = corpus.rows("validation")
     held_out = np.random.default_rng(settings.seed).permutation(held_out)[:N_HELD_OUT]
     report = assess(tokenizer, images.pixels(np.sort(held_out)))
@@ -147,7 +147,7 @@ def make_weights(name: str, data: Path, folder: Path) -> Path:
     recipe = RECIPES[name]
     corpus = draw_corpus(data, folder / "images")
     words, tokens = make_tokens(corpus, recipe.tokenizer, folder / "tokenizer")
-    tokenizer, out = Tokenizer.load(words), folder / name
+    tokenizer, out = load_tokenizer(words), folder / name
     described = {
         "preprocessing": fingerprint(),
         "tokenizer_sha256": tokenizer.metadata["weights_sha256"],

@@ -38,7 +38,14 @@ from ecglib.provenance import atomic_path, code_hash, commit, digest, machine
 from ecglib.quality import QualitySettings
 from ecglib.shards import ImageStore, read_tokens, write_images, write_tokens
 from ecglib.splits import assign, label_fraction_rows
-from ecglib.tokenizer import Tokenizer, TokenizerSettings, assess, require_alive, train_tokenizer
+from ecglib.tokenizer import (
+    AnyTokenizer,
+    TokenizerSettings,
+    assess,
+    load_tokenizer,
+    require_alive,
+    train_tokenizer,
+)
 
 # Never the test rows: what the tokenizer and the encoder see and are judged on.
 PRETRAINING_SPLIT = "official"
@@ -145,8 +152,8 @@ class Study:
         return np.flatnonzero(self.parts(PRETRAINING_SPLIT) == "train")
 
     @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The dVAE, trained on the training part."""
+    def tokenizer(self) -> AnyTokenizer:
+        """The tokenizer, trained on the training part."""
         settings = self.profile.settings(TokenizerSettings)
         made_by = {"images": self.images.data_hash, "settings": settings}
 
@@ -155,7 +162,7 @@ class Study:
             train_tokenizer(self.images, self.pretraining_rows, settings, folder, described)
 
         self._tokenizer_folder = self._stage("tokenizer", made_by, ("ecglib.tokenizer",), make)
-        return Tokenizer.load(self._tokenizer_folder)
+        return load_tokenizer(self._tokenizer_folder)
 
     @cached_property
     def tokenizer_history(self) -> pd.DataFrame:

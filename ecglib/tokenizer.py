@@ -1,5 +1,6 @@
 """The dVAE that turns an ECG image into 196 words: OpenAI's encoder and decoder, trained on ECG images.
 
+Settings, training, reading and judging are the same for the second kind of tokenizer (`ecglib.patchbook`).
 Networks: the classes of the `dall_e` package (Ramesh et al. 2021, arXiv 2102.12092), as in BEiT on 112 x 112
 copies with 14 x 14 tokens. The training is ours: DALL-E's needs millions of photographs, this one a minute.
 """
@@ -21,17 +22,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ecglib.errors import EcglibError
+from ecglib.patchbook import (
+    CHUNK_SIZE,
+    FILE_NAME,
+    GRID,
+    IMAGE_SIZE,
+    PatchBook,
+    brightness,
+    learn_codes,
+    require_codes,
+)
 from ecglib.precision import autocast, resolve_precision
 from ecglib.progress import track
 from ecglib.provenance import atomic_path, commit
 from ecglib.tensorfiles import read_tensors, write_tensors
 
-IMAGE_SIZE, GRID = 224, 14  # pixels and tokens a side; the dVAE sees a copy of half the size
-FILE_NAME = "tokenizer.safetensors"
-CHUNK_SIZE = 32  # images encoded at a time
+KINDS = ("dvae", "kmeans")
 # What pretraining demands on held-out images; below it, guessing tokens teaches nothing.
 MIN_CODES, MIN_PERPLEXITY, MAX_COMMONEST_SHARE, MAX_ERROR_RATIO = 64, 32, 0.3, 0.9
 CLUSTER_IMAGES, CLUSTER_ROUNDS = 256, 10
+FIRST_IMAGES = 64  # from which k-means takes its first codes; more if there are many codes
 CALM = 0.1  # of dall_e's random weights of the last layer
 SHARPNESS = 16.0  # first logits: -SHARPNESS x squared distance to a code / its mean; 4 to 64 train alike
 
@@ -51,12 +61,13 @@ class Images(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSettings:
-    """Size and training of the dVAE. EcglibError for a value that cannot work."""
+    """Kind, size and training of the tokenizer. EcglibError for a value that cannot work."""
 
+    kind: str = "dvae"  # dvae (as in the paper), or kmeans: the nearest of mean patches, in seconds
     n_hid: int = 16  # width of the dVAE: channels of its first and last layers; a multiple of 4 (DALL-E: 256)
     n_blk_per_group: int = 1  # blocks in each of the four groups of layers (DALL-E: 2)
     vocab_size: int = 512  # number of codes in the codebook (DALL-E: 8,192)
-    steps: int = 800  # training steps of the dVAE
+    steps: int = 800  # training steps
     batch_size: int = 8  # images in a step; many small steps teach the decoder more than few large ones
     learning_rate: float = 1e-2  # largest learning rate of the decoder, after warm-up
     encoder_learning_rate: float = 1e-3  # largest learning rate of the encoder; 1e-2 kills the codebook
@@ -68,6 +79,8 @@ class TokenizerSettings:
     seed: int = 0  # seed of weights, codebook, order of images and Gumbel noise
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise EcglibError(f"kind={self.kind}: must be one of {', '.join(KINDS)}")
         if self.n_hid < 8 or self.n_hid % 4:
             raise EcglibError(f"n_hid={self.n_hid}: must be a multiple of 4, at least 8")
         if not MIN_CODES <= self.vocab_size <= 2**16:
@@ -81,6 +94,9 @@ class TokenizerSettings:
         for name in ("kl_weight", "ink_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise EcglibError(f"{name}={getattr(self, name)}: must be 0 or above")
+        if self.kind == "kmeans" and self.batch_size * GRID**2 < self.vocab_size:
+            least = math.ceil(self.vocab_size / GRID**2)
+            raise EcglibError(f"batch_size={self.batch_size}: must be at least {least}, a patch a code")
         resolve_precision(self.precision)
 
 
@@ -90,25 +106,6 @@ class Tokenizer:
     def __init__(self, encoder: Encoder, decoder: Decoder | None, metadata: Mapping[str, Any]) -> None:
         self.encoder, self.metadata = encoder.eval(), metadata
         self.decoder = decoder.eval() if decoder else None
-
-    @classmethod
-    def load(cls, directory: Path) -> "Tokenizer":
-        """Read what `save` wrote. EcglibError if the file is missing, damaged or not ours."""
-        path = directory / FILE_NAME
-        if not path.is_file():
-            raise EcglibError(f"{path} does not exist: train the tokenizer first")
-        weights, metadata = read_tensors(path)
-        try:
-            metadata = dict(metadata or {})
-            encoder, decoder = make_networks(TokenizerSettings(**metadata["settings"]))
-            encoder.load_state_dict(_part(weights, "encoder."))
-            has_decoder = any(name.startswith("decoder.") for name in weights)
-            if has_decoder:
-                decoder.load_state_dict(_part(weights, "decoder."))
-        except (KeyError, TypeError, RuntimeError, EcglibError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise EcglibError(f"{path} is damaged or no tokenizer ({reason}); train it again") from None
-        return cls(encoder, decoder if has_decoder else None, metadata)
 
     def save(self, directory: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write tokenizer.safetensors in a number format; bfloat16 halves the file and moves some tokens."""
@@ -133,7 +130,7 @@ class Tokenizer:
         for start in range(0, len(pixels), CHUNK_SIZE):
             chunk = pixels[start : start + CHUNK_SIZE]
             # Always whole chunks: how many images come together must not change the last bit of a logit.
-            images = F.pad(_brightness(chunk), (0, 0, 0, 0, 0, 0, 0, CHUNK_SIZE - len(chunk)))
+            images = F.pad(brightness(chunk), (0, 0, 0, 0, 0, 0, 0, CHUNK_SIZE - len(chunk)))
             images = map_pixels(images).to(_device())
             found = self.encoder(images.expand(-1, 3, -1, -1)).argmax(1).flatten(1)[: len(chunk)]
             tokens[start : start + len(chunk)] = found.cpu().numpy()
@@ -144,8 +141,7 @@ class Tokenizer:
         """Tokens (n, 196) -> brightness float32 (n, 112, 112), 0 = ink, 1 = paper."""
         if self.decoder is None:
             raise EcglibError("this tokenizer has no decoder: it turns images into tokens, not back")
-        if len(tokens) and int(np.max(tokens)) >= self.vocab_size:
-            raise EcglibError(f"token {int(np.max(tokens))}: the codebook has only {self.vocab_size} codes")
+        require_codes(tokens, self.vocab_size)
         images = np.empty((len(tokens), IMAGE_SIZE // 2, IMAGE_SIZE // 2), np.float32)
         for start in range(0, len(tokens), CHUNK_SIZE):
             ids = torch.from_numpy(np.asarray(tokens[start : start + CHUNK_SIZE], np.int64))
@@ -153,6 +149,37 @@ class Tokenizer:
             copy = unmap_pixels(torch.sigmoid(self.decoder(codes)[:, :3]))
             images[start : start + CHUNK_SIZE] = copy.mean(1).cpu().numpy()
         return images
+
+
+AnyTokenizer = Tokenizer | PatchBook
+
+
+def load_tokenizer(directory: Path) -> AnyTokenizer:
+    """Read what `save` wrote. EcglibError if the file is missing, damaged, not ours or of an unknown kind."""
+    path = directory / FILE_NAME
+    if not path.is_file():
+        raise EcglibError(f"{path} does not exist: train the tokenizer first")
+    weights, metadata = read_tensors(path)
+    try:
+        metadata = dict(metadata or {})
+        settings = TokenizerSettings(**metadata["settings"])
+        if settings.kind == "kmeans":
+            return PatchBook.from_weights(weights, settings.vocab_size, metadata)
+        return _make_dvae(weights, settings, metadata)
+    except (KeyError, TypeError, RuntimeError, EcglibError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise EcglibError(f"{path} is damaged or no tokenizer ({reason}); train it again") from None
+
+
+def _make_dvae(
+    weights: Mapping[str, Tensor], settings: TokenizerSettings, metadata: Mapping[str, Any]
+) -> Tokenizer:
+    encoder, decoder = make_networks(settings)
+    encoder.load_state_dict(_part(weights, "encoder."))
+    has_decoder = any(name.startswith("decoder.") for name in weights)
+    if has_decoder:
+        decoder.load_state_dict(_part(weights, "decoder."))
+    return Tokenizer(encoder, decoder if has_decoder else None, metadata)
 
 
 def make_networks(settings: TokenizerSettings) -> tuple[Encoder, Decoder]:
@@ -177,24 +204,40 @@ def train_tokenizer(
     directory: Path,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Train a dVAE on images of `store` at `rows`; write tokenizer.safetensors and history.parquet.
+    """Train a tokenizer on images of `store` at `rows`; write tokenizer.safetensors and history.parquet.
 
     metadata: added to the tokenizer's (preprocessing, ...). On a CPU the same call gives the same bytes.
-    History: step, loss, error_ratio (of the batch, to the mean image's), codes_used (in the batch),
-    temperature, learning_rate (of the decoder). Raises EcglibError for too few images and where the loss is
-    no longer finite.
+    History: step, loss, error_ratio (of the batch, to the mean image's), codes_used (in the batch), and of a
+    dVAE temperature, learning_rate (of the decoder). Raises EcglibError for too few images and where the
+    loss is no longer finite.
     """
     rows = np.asarray(rows)
     if len(rows) * GRID * GRID < settings.vocab_size:
         raise EcglibError(f"{len(rows)} images: too few for {settings.vocab_size} codes; give more images")
-    encoder, decoder = make_networks(settings)
-    scale = _start_from_data(encoder, decoder, store, rows, settings)
-    history = pd.DataFrame(_fit((encoder, decoder), store, rows, settings, scale))
-    with atomic_path(directory / "history.parquet") as path:
-        history.to_parquet(path, index=False)
     described = {"settings": asdict(settings), "vocab_size": settings.vocab_size, "commit": commit()}
     described |= {"data_hash": store.data_hash, **(metadata or {})}
-    Tokenizer(encoder, decoder, described).save(directory)  # last: a folder that has it is finished
+    tokenizer: AnyTokenizer
+    if settings.kind == "kmeans":
+        codes, history = _learn_codes(store, rows, settings)
+        tokenizer = PatchBook(codes, described)
+    else:
+        encoder, decoder = make_networks(settings)
+        scale = _start_from_data(encoder, decoder, store, rows, settings)
+        history = _fit((encoder, decoder), store, rows, settings, scale)
+        tokenizer = Tokenizer(encoder, decoder, described)
+    with atomic_path(directory / "history.parquet") as path:
+        pd.DataFrame(history).to_parquet(path, index=False)
+    tokenizer.save(directory)  # last: a folder that has it is finished
+
+
+def _learn_codes(
+    store: Images, rows: np.ndarray, settings: TokenizerSettings
+) -> tuple[Tensor, list[dict[str, float]]]:
+    """`patchbook.learn_codes` on the images that a dVAE of the same settings would see."""
+    n_first = max(FIRST_IMAGES, 4 * math.ceil(settings.vocab_size / GRID**2))
+    first = store.pixels(np.random.default_rng(settings.seed).permutation(rows)[:n_first])
+    batches = map(store.pixels, track(_batches(rows, settings), "tokenizer", settings.steps))
+    return learn_codes(first, batches, settings.vocab_size, settings.seed)
 
 
 @torch.no_grad()
@@ -207,7 +250,7 @@ def _start_from_data(
     """
     device, generator = _device(), torch.Generator().manual_seed(settings.seed)
     chosen = np.random.default_rng(settings.seed).permutation(rows)[:CLUSTER_IMAGES]
-    images = map_pixels(_brightness(store.pixels(chosen))).to(device)
+    images = map_pixels(brightness(store.pixels(chosen))).to(device)
     parts = images.expand(-1, 3, -1, -1).split(CHUNK_SIZE)
     seen = [torch.relu(encoder.blocks[:-1](part)) for part in parts]
     features = torch.cat(seen).permute(0, 2, 3, 1).flatten(0, 2)  # (images x 196, 8 n_hid)
@@ -267,7 +310,7 @@ def _fit(
     for step, batch in enumerate(track(_batches(rows, settings), "tokenizer", settings.steps)):
         share = step / settings.steps
         temperature = settings.temperature_start ** (1 - share) * settings.temperature_end**share
-        images = map_pixels(_brightness(store.pixels(batch))).to(_device())
+        images = map_pixels(brightness(store.pixels(batch))).to(_device())
         loss, seen = _loss(networks, images, settings, mean_error, temperature, generator)
         if not torch.isfinite(loss):
             raise EcglibError(f"tokenizer: the loss of step {step + 1} is not finite; lower learning_rate")
@@ -325,7 +368,7 @@ def _batches(rows: np.ndarray, settings: TokenizerSettings) -> Iterable[np.ndarr
     return np.concatenate(rounds)[:wanted].reshape(settings.steps, settings.batch_size)
 
 
-def assess(tokenizer: Tokenizer, pixels: np.ndarray) -> dict[str, float]:
+def assess(tokenizer: AnyTokenizer, pixels: np.ndarray) -> dict[str, float]:
     """How alive a tokenizer is on held-out pixels uint8 (n, 224, 224), from hard tokens alone.
 
     error: mean square of the copy's difference in brightness (0..1) at 112 x 112; mean_image_error: the same
@@ -334,7 +377,7 @@ def assess(tokenizer: Tokenizer, pixels: np.ndarray) -> dict[str, float]:
     tokens = tokenizer.encode(pixels)
     share = np.bincount(tokens.ravel(), minlength=tokenizer.vocab_size) / max(1, tokens.size)
     used = share[share > 0]
-    images = _brightness(pixels)[:, 0].numpy()
+    images = brightness(pixels)[:, 0].numpy()
     error = float(np.mean((tokenizer.decode(tokens) - images) ** 2)) if len(pixels) else 0.0
     mean_error = float(np.mean((images - images.mean(0)) ** 2)) if len(pixels) else 0.0
     if mean_error == 0:
@@ -368,15 +411,6 @@ def require_alive(report: Mapping[str, float]) -> None:
             f"the tokenizer is dead on held-out images: {'; '.join(faults)}; "
             "train it longer or change its learning_rate"
         )
-
-
-def _brightness(pixels: np.ndarray) -> Tensor:
-    """Pixels uint8 (n, 224, 224) -> float (n, 1, 112, 112), 0 = ink, 1 = paper: means of 2 x 2 pixels."""
-    if pixels.ndim != 3 or pixels.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE) or pixels.dtype != np.uint8:
-        raise EcglibError(
-            f"images are {pixels.dtype} {pixels.shape}: the tokenizer reads uint8 (n, 224, 224); set size=224"
-        )
-    return F.avg_pool2d(torch.from_numpy(pixels).float()[:, None] / 255, 2)
 
 
 def _one_hot(ids: Tensor, vocab_size: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ecglib.dalle import import_dalle
 from ecglib.errors import EcglibError
-from ecglib.tokenizer import FILE_NAME, Tokenizer
+from ecglib.tokenizer import FILE_NAME, load_tokenizer
 
 SHAPE: dict[str, Any] = {"n_hid": 8, "n_blk_per_group": 2, "vocab_size": 128}
 
@@ -44,7 +44,7 @@ def decoder() -> Decoder:
 def test_encoder_alone_gives_the_codes_of_its_module(tmp_path: Path, encoder: Encoder) -> None:
     path, sha256 = saved(encoder, tmp_path / "encoder.pkl")
     import_dalle(path, sha256.upper()).save(tmp_path)
-    tokenizer, pixels = Tokenizer.load(tmp_path), some_pixels()
+    tokenizer, pixels = load_tokenizer(tmp_path), some_pixels()
     assert tokenizer.vocab_size == 128
     assert tokenizer.metadata["encoder_pkl_sha256"].lower() == sha256
     small = torch.from_numpy(pixels[:, ::2, ::2].copy()).float()[:, None] / 255
@@ -66,7 +66,7 @@ def test_encoder_and_decoder_give_the_images_of_their_modules(
     codes = nn.functional.one_hot(torch.from_numpy(tokens), 128).transpose(1, 2).reshape(2, 128, 14, 14)
     with torch.no_grad():
         expected = unmap_pixels(torch.sigmoid(decoder(codes.float())[:, :3])).mean(1)
-    copies = Tokenizer.load(tmp_path).decode(tokens)
+    copies = load_tokenizer(tmp_path).decode(tokens)
     np.testing.assert_allclose(copies, expected.numpy(), atol=1e-6)
 
 

@@ -19,7 +19,7 @@ from ecglib.preprocessing import fingerprint
 from ecglib.profiles import ROOT, load_profile
 from ecglib.published import load, publish
 from ecglib.study import pages
-from ecglib.tokenizer import Tokenizer
+from ecglib.tokenizer import load_tokenizer
 
 BIN = Path(sys.executable).parent
 pytestmark = pytest.mark.xdist_group("end_to_end")
@@ -108,7 +108,7 @@ def test_a_run_s_encoder_and_tokenizer_know_their_images_and_can_be_published(
     publish(encoder, tokenizer, tmp_path / "smoke")
     model = load("smoke", tmp_path)
     assert model.metadata["settings"]["steps"] == 12
-    assert model.metadata["tokenizer_sha256"] == Tokenizer.load(tokenizer).metadata["weights_sha256"]
+    assert model.metadata["tokenizer_sha256"] == load_tokenizer(tokenizer).metadata["weights_sha256"]
 
 
 def test_the_same_command_again_makes_nothing(run: Run) -> None:

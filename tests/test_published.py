@@ -24,7 +24,7 @@ from ecglib.image import ImageSettings, draw
 from ecglib.preprocessing import fingerprint
 from ecglib.published import load, publish
 from ecglib.tensorfiles import read_tensors, write_tensors
-from ecglib.tokenizer import FILE_NAME, Tokenizer, TokenizerSettings, make_networks
+from ecglib.tokenizer import FILE_NAME, Tokenizer, TokenizerSettings, load_tokenizer, make_networks
 
 SETTINGS = TokenizerSettings(n_hid=8, vocab_size=64)
 DRAWN = fingerprint(FilterSettings(high_hz=30), ImageSettings(mv_per_row=1.5))
@@ -36,7 +36,7 @@ def a_run(folder: Path, drawn: dict = DRAWN, vocab_size: int = 64) -> Path:
     Tokenizer(*make_networks(SETTINGS), described).save(folder)
     metadata = {
         "preprocessing": drawn,
-        "tokenizer_sha256": Tokenizer.load(folder).metadata["weights_sha256"],
+        "tokenizer_sha256": load_tokenizer(folder).metadata["weights_sha256"],
         "settings": {"steps": 3},
     }
     save_encoder(folder / "encoder.safetensors", MaskedImageModel("minute", vocab_size, seed=4), metadata)
@@ -108,9 +108,9 @@ def test_all_parts_come_back_the_encoder_from_bfloat16(weights: Path, run: Path)
     for name, tensor in model.model.state_dict().items():
         assert torch.equal(tensor, before[name].bfloat16().float())
     pixels = model.images(some_waveforms(), 100)
-    tokens = Tokenizer.load(run).encode(pixels)
+    tokens = load_tokenizer(run).encode(pixels)
     np.testing.assert_array_equal(model.tokenizer.encode(pixels), tokens)
-    np.testing.assert_array_equal(model.tokenizer.decode(tokens), Tokenizer.load(run).decode(tokens))
+    np.testing.assert_array_equal(model.tokenizer.decode(tokens), load_tokenizer(run).decode(tokens))
     assert model.metadata["settings"] == {"steps": 3}
     assert model.metadata["preprocessing"] == DRAWN
     classifier = model.classifier(seed=3)
@@ -125,7 +125,9 @@ def test_all_parts_come_back_the_encoder_from_bfloat16(weights: Path, run: Path)
 def test_publishing_twice_gives_the_same_bytes(weights: Path, run: Path, tmp_path: Path) -> None:
     publish(run / "encoder.safetensors", run, tmp_path / "again")
     publish(run / "encoder.safetensors", run, tmp_path / "h" / "half", tokenizer_dtype=torch.bfloat16)
-    half = load("half", tmp_path / "h").tokenizer.encoder.state_dict()["blocks.input.w"]
+    tokenizer = load("half", tmp_path / "h").tokenizer
+    assert isinstance(tokenizer, Tokenizer)
+    half = tokenizer.encoder.state_dict()["blocks.input.w"]
     assert torch.equal(half, half.bfloat16().float())
     for name in ("encoder.safetensors", FILE_NAME):
         assert (tmp_path / "again" / name).read_bytes() == (weights / "heartbeit_tiny" / name).read_bytes()

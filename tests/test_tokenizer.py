@@ -24,6 +24,7 @@ from ecglib.tokenizer import (
     Tokenizer,
     TokenizerSettings,
     assess,
+    load_tokenizer,
     make_networks,
     require_alive,
     train_tokenizer,
@@ -68,7 +69,7 @@ def trained(store: Drawn, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_metadata_come_back_exactly(trained: Path) -> None:
-    metadata = Tokenizer.load(trained).metadata
+    metadata = load_tokenizer(trained).metadata
     assert TokenizerSettings(**metadata["settings"]) == TINY
     assert (metadata["vocab_size"], metadata["data_hash"]) == (64, Drawn.data_hash)
     assert metadata["commit"]
@@ -85,14 +86,14 @@ def test_tokens_are_the_argmax_of_dall_es_own_encoder(trained: Path, store: Draw
     grey = torch.tensor(halved, dtype=torch.float32)[:, None].expand(-1, 3, -1, -1)
     with torch.no_grad():
         logits = encoder(map_pixels(grey))
-    tokens = torch.from_numpy(Tokenizer.load(trained).encode(pixels).astype(np.int64)).view(4, 1, 14, 14)
+    tokens = torch.from_numpy(load_tokenizer(trained).encode(pixels).astype(np.int64)).view(4, 1, 14, 14)
     # Halving in another order may move a logit by a rounding error, no more.
     assert torch.allclose(logits.gather(1, tokens), logits.amax(1, keepdim=True), atol=1e-3)
     assert (logits.argmax(1, keepdim=True) == tokens).float().mean() > 0.99
 
 
 def test_encoding_does_not_depend_on_the_company_of_an_image(trained: Path, store: Drawn) -> None:
-    tokenizer, pixels = Tokenizer.load(trained), store.pixels(range(40))
+    tokenizer, pixels = load_tokenizer(trained), store.pixels(range(40))
     together = tokenizer.encode(pixels)
     assert together.dtype == np.uint16
     assert together.shape == (40, 196)
@@ -103,7 +104,7 @@ def test_encoding_does_not_depend_on_the_company_of_an_image(trained: Path, stor
 
 
 def test_decoding_gives_brightness_at_half_size(trained: Path, store: Drawn) -> None:
-    tokenizer = Tokenizer.load(trained)
+    tokenizer = load_tokenizer(trained)
     copies = tokenizer.decode(tokenizer.encode(store.pixels(range(3))))
     assert copies.shape == (3, 112, 112)
     assert copies.dtype == np.float32
@@ -116,7 +117,7 @@ def test_decoding_gives_brightness_at_half_size(trained: Path, store: Drawn) -> 
 def test_training_lowers_the_error_on_images_never_seen(trained: Path, store: Drawn, tmp_path: Path) -> None:
     train_tokenizer(store, np.arange(32), replace(TINY, steps=1), tmp_path)
     held_out = store.pixels(range(32, 40))
-    before, after = (assess(Tokenizer.load(folder), held_out) for folder in (tmp_path, trained))
+    before, after = (assess(load_tokenizer(folder), held_out) for folder in (tmp_path, trained))
     assert after["error_ratio"] < 0.8 * before["error_ratio"]
     assert after["codes_used"] >= 32  # of 64
     history = pd.read_parquet(trained / "history.parquet")
@@ -236,14 +237,16 @@ def _no_metadata(path: Path) -> None:
 def test_a_copy_in_bfloat16_is_half_as_large_and_gives_nearly_the_same_tokens(
     trained: Path, store: Drawn, tmp_path: Path
 ) -> None:
-    tokenizer = Tokenizer.load(trained)
+    tokenizer = load_tokenizer(trained)
     tokenizer.save(tmp_path / "same")
     assert (tmp_path / "same" / FILE_NAME).read_bytes() == (trained / FILE_NAME).read_bytes()
     tokenizer.save(tmp_path, torch.bfloat16)
-    copy = Tokenizer.load(tmp_path)
+    copy = load_tokenizer(tmp_path)
     assert copy.metadata["weights_sha256"] != tokenizer.metadata["weights_sha256"]
     assert copy.metadata["settings"] == tokenizer.metadata["settings"]
     assert (tmp_path / FILE_NAME).stat().st_size < 0.6 * (trained / FILE_NAME).stat().st_size
+    assert isinstance(copy, Tokenizer)
+    assert isinstance(tokenizer, Tokenizer)
     for name, weight in copy.encoder.state_dict().items():
         assert weight.dtype == torch.float32
         assert torch.equal(weight, tokenizer.encoder.state_dict()[name].bfloat16().float())
@@ -260,13 +263,13 @@ def test_a_damaged_file_is_refused_in_one_line(
     (tmp_path / FILE_NAME).write_bytes((trained / FILE_NAME).read_bytes())
     damage(tmp_path / FILE_NAME)
     with pytest.raises(EcglibError, match=f"^{tmp_path / FILE_NAME} is (damaged|cut short)") as caught:
-        Tokenizer.load(tmp_path)
+        load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(EcglibError, match="does not exist: train the tokenizer first"):
-        Tokenizer.load(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_wrong_tensors_are_refused_even_under_a_right_checksum(trained: Path, tmp_path: Path) -> None:
@@ -278,7 +281,7 @@ def test_wrong_tensors_are_refused_even_under_a_right_checksum(trained: Path, tm
 
     _rewrite(tmp_path / FILE_NAME, change)
     with pytest.raises(EcglibError, match=r"size mismatch for blocks\.input\.w"):
-        Tokenizer.load(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -286,10 +289,10 @@ def test_wrong_tensors_are_refused_even_under_a_right_checksum(trained: Path, tm
     [
         ("n_hid", 10), ("n_blk_per_group", 0), ("vocab_size", 63), ("vocab_size", 65_537), ("steps", 0),
         ("batch_size", 0), ("learning_rate", 0.0), ("encoder_learning_rate", float("nan")),
-        ("temperature_end", 0.0), ("kl_weight", -1.0), ("ink_weight", float("inf")),
+        ("temperature_end", 0.0), ("kl_weight", -1.0), ("ink_weight", float("inf")), ("kind", "words"),
     ],
 )  # fmt: skip
-def test_a_wrong_setting_is_named(field: str, value: float) -> None:
+def test_a_wrong_setting_is_named(field: str, value: Any) -> None:
     with pytest.raises(EcglibError, match=f"^{field}={value}: must"):
         replace(TINY, **{field: value})
 
@@ -297,7 +300,7 @@ def test_a_wrong_setting_is_named(field: str, value: float) -> None:
 def test_images_of_another_kind_are_refused(trained: Path) -> None:
     for wrong in (np.zeros((1, 112, 112), np.uint8), np.zeros((1, 224, 224), np.float32)):
         with pytest.raises(EcglibError, match="the tokenizer reads uint8"):
-            Tokenizer.load(trained).encode(wrong)
+            load_tokenizer(trained).encode(wrong)
 
 
 def test_too_few_images_and_a_loss_that_explodes_stop_training(store: Drawn, tmp_path: Path) -> None:
