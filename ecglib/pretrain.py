@@ -57,7 +57,7 @@ class PretrainSettings:
     min_learning_rate: float = 1e-5  # learning rate at the last step
     warmup_steps: int = 15  # steps over which the learning rate rises linearly from zero
     weight_decay: float = 0.05  # AdamW's decay of matrices; vectors, tokens and positions have none
-    mask: str = "blockwise"  # which patches are hidden: blockwise (as in BEiT) or uniform
+    mask: str = "blockwise"  # which patches are hidden: blockwise (as in BEiT), uniform or lead_balanced
     mask_target: int = 78  # patches to hide in each image, of 196
     drop_path: float = 0.0  # probability that an image skips the last block while training
     clip_norm: float = 3.0  # largest norm of the gradient, 0 for no limit

@@ -20,6 +20,7 @@ from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings
 from ecglib.image import ImageSettings
 from ecglib.labels import STEMI_DEFINITIONS, stemi_label
+from ecglib.masking import lead_patch_rows
 from ecglib.pictures import GRID
 from ecglib.quality import FAULTS, UNUSABLE, QualitySettings
 from ecglib.records import LEADS_8
@@ -379,6 +380,27 @@ def mask_table(masks_by_kind: Mapping[str, np.ndarray]) -> Table:
             "a central patch is hidden in (%)": f"{share[6:8, 6:8].mean():.0f}",
         }
     return Table(pd.DataFrame(rows).T.rename_axis("masks"))
+
+
+def mask_lead_table(masks_by_kind: Mapping[str, np.ndarray]) -> Table:
+    """How often a patch of each lead is hidden, in percent, by kind; a patch counts by its share in the band.
+
+    Masks (n, 196) by kind.
+    """
+    rows = {kind: [f"{share:.0f}" for share in _lead_shares(masks)] for kind, masks in masks_by_kind.items()}
+    return Table(pd.DataFrame(rows, pd.Index(LEADS_8)).T.rename_axis("hidden in (%)"))
+
+
+def mask_lead_sentence(masks_by_kind: Mapping[str, np.ndarray]) -> str:
+    """How often the first, the last and the favourite lead are hidden by each kind of mask, (n, 196)."""
+    shares = {kind: _lead_shares(masks) for kind, masks in masks_by_kind.items()}
+    words = [f"{s[0]:.0f}, {s[-1]:.0f} and {s.max():.0f} % under `{kind}`" for kind, s in shares.items()]
+    return f"Lead I, V6 and the lead that is hidden most: {'; '.join(words)}."
+
+
+def _lead_shares(masks: np.ndarray) -> np.ndarray:
+    """How often masks (n, 196) hide a patch of each lead (8,), in percent."""
+    return 100 * lead_patch_rows(GRID) @ masks.mean(axis=0).reshape(GRID, GRID).mean(axis=1)
 
 
 def pretraining_sentence(history: pd.DataFrame, vocab_size: int) -> str:

@@ -231,6 +231,15 @@ def test_mask_table_tells_corner_from_centre() -> None:
     assert row["a corner is hidden in (%)"] == "6"
 
 
+def test_a_patch_counts_for_a_lead_by_its_share_of_the_band() -> None:
+    masks = np.zeros((4, 14, 14), bool)
+    masks[:2, 1] = True  # row 1: 3/7 of lead I's band, 1/7 of lead II's
+    row: Any = tables.mask_lead_table({"one row": masks.reshape(4, 196)}).loc["one row"]
+    assert row.tolist() == ["21", "7", *"000000"]
+    sentence = tables.mask_lead_sentence({"one row": masks.reshape(4, 196)})
+    assert sentence == "Lead I, V6 and the lead that is hidden most: 21, 0 and 21 % under `one row`."
+
+
 @pytest.mark.parametrize(("accuracy", "verdict"), [(0.5, "above"), (0.2, "not above"), (0.1, "not above")])
 def test_pretraining_is_judged_by_the_commonest_token(accuracy: float, verdict: str) -> None:
     history = pd.DataFrame(
