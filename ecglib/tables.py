@@ -33,6 +33,7 @@ TOKENIZER_COURSES = {
     "loss": "Loss (error + pull on codes)",
     "error_ratio": "Error (1 = mean image's)",
     "codes_used": "Codes used in a batch",
+    "temperature": "Temperature (dVAE)",
 }
 COMBINATIONS = {
     "ecg-ecg": "ECG and ECG",
@@ -366,6 +367,19 @@ def token_table(report: Mapping[str, float]) -> Table:
         for name, (key, least, most) in measures.items()
     }
     return Table(pd.DataFrame(rows).T.rename_axis("measure"))
+
+
+def amplitude_table(ranges: pd.DataFrame) -> Table:
+    """`amplitudes.compare_ranges` in words."""
+    words = pd.DataFrame(
+        {
+            "range in the image, median (mV)": ranges.original_mv.map("{:.2f}".format),
+            "in the copy (mV)": ranges.copy_mv.map("{:.2f}".format),
+            "median difference of an ECG (mV)": ranges.error_mv.map("{:.3f}".format),
+            "correlation": ranges.correlation.map("{:.2f}".format),
+        }
+    )
+    return Table(words.set_index(pd.Index(ranges.lead, name="lead")))
 
 
 def mask_table(masks_by_kind: Mapping[str, np.ndarray]) -> Table:
