@@ -107,9 +107,9 @@ def lead_patch_rows(grid: int = 14) -> np.ndarray:
     return shares
 
 
-def lead_mask(lead: int, grid: int = 14) -> np.ndarray:
-    """Hide a whole lead, a position in LEADS_8: bool (grid * grid,), every patch that its band touches."""
-    return np.repeat(lead_patch_rows(grid)[lead] > 0, grid)
+def lead_mask(lead: str, grid: int = 14) -> np.ndarray:
+    """Hide a whole lead of LEADS_8: bool (grid * grid,), every patch that its band touches."""
+    return np.repeat(lead_patch_rows(grid)[LEADS_8.index(lead)] > 0, grid)
 
 
 def _check_target(target: int, grid: int) -> None:

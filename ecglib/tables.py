@@ -430,6 +430,19 @@ def pretraining_sentence(history: pd.DataFrame, vocab_size: int) -> str:
     )
 
 
+def lead_accuracy_table(table: pd.DataFrame) -> Table:
+    """`explanations.accuracy_by_lead` in words."""
+    words = pd.DataFrame(
+        {
+            "hidden patches": table.hidden.map("{:,.0f}".format),
+            "named right (%)": (100 * table.accuracy).map("{:.1f}".format),
+            "always the lead's commonest token (%)": (100 * table.majority).map("{:.1f}".format),
+            "difference (points)": (100 * table.above).map("{:+.1f}".format),
+        }
+    )
+    return Table(words.set_index(pd.Index(table.lead, name="lead")))
+
+
 # --- domain shift ---
 
 

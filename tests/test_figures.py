@@ -8,6 +8,7 @@ import pytest
 from matplotlib import rcParams
 
 from ecglib import figures, pictures, score_figures
+from ecglib.attention import even_distances
 from ecglib.datasets import Cohort, CohortSettings, open_cohort
 from ecglib.image import ImageSettings
 from ecglib.masking import draw_masks
@@ -72,6 +73,11 @@ def shares() -> pd.DataFrame:
     )
 
 
+def looks() -> pd.DataFrame:
+    heads = [{"layer": layer, "head": head} for layer in (1, 2) for head in (1, 2, 3)]
+    return pd.DataFrame(heads).assign(distance=5.0, time=[1, 2, 3, 4, 5, 6], leads=4.0)
+
+
 def all_plots(cohort: Cohort) -> dict[str, Any]:
     wave = np.random.default_rng(0).normal(size=(8, 2500))
     tokens = np.arange(392, dtype=np.uint16).reshape(2, 196) % 64
@@ -86,6 +92,7 @@ def all_plots(cohort: Cohort) -> dict[str, Any]:
         "code_use": figures.code_use(tokens, 64, 0.3),
         "courses": figures.courses(history(), {"loss": "Loss (nats)", "lr": "Learning rate"}),
         "pretraining": figures.pretraining(history(), 512),
+        "attention": figures.attention({"one": looks(), "random": looks()}, even_distances(), 5.0),
         "distances": figures.distances(pairs, {"ECG and ECG": 2.14}),
         "histograms": figures.histograms(PIXELS, PIXELS),
         "lead_shares": figures.lead_shares(shares()),

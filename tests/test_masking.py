@@ -103,7 +103,7 @@ def test_a_lead_is_as_high_as_a_patch_and_three_quarters() -> None:
     counted = np.zeros((8, 14))
     np.add.at(counted, (pixel_rows // 28, pixel_rows // 16), 1 / 28)
     assert shares == pytest.approx(counted)
-    hidden = lead_mask(1).reshape(14, 14)
+    hidden = lead_mask("II").reshape(14, 14)
     assert np.flatnonzero(hidden.all(axis=1)).tolist() == [1, 2, 3]
     assert hidden.sum() == 3 * 14
 
