@@ -376,7 +376,7 @@ def amplitude_table(ranges: pd.DataFrame) -> Table:
             "range in the image, median (mV)": ranges.original_mv.map("{:.2f}".format),
             "in the copy (mV)": ranges.copy_mv.map("{:.2f}".format),
             "median difference of an ECG (mV)": ranges.error_mv.map("{:.3f}".format),
-            "correlation": ranges.correlation.map("{:.2f}".format),
+            "correlation": ranges.correlation.map("{:.2f}".format).where(ranges.correlation.notna(), "-"),
         }
     )
     return Table(words.set_index(pd.Index(ranges.lead, name="lead")))
@@ -437,9 +437,10 @@ def lead_accuracy_table(table: pd.DataFrame) -> Table:
             "hidden patches": table.hidden.map("{:,.0f}".format),
             "named right (%)": (100 * table.accuracy).map("{:.1f}".format),
             "always the lead's commonest token (%)": (100 * table.majority).map("{:.1f}".format),
-            "difference (points)": (100 * table.above).map("{:+.1f}".format),
+            "difference (points)": ((100 * table.above).round(1) + 0.0).map("{:+.1f}".format),
         }
     )
+    words.loc[table.accuracy.isna(), words.columns[1:]] = "-"  # nothing of this lead was hidden
     return Table(words.set_index(pd.Index(table.lead, name="lead")))
 
 
