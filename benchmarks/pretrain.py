@@ -10,10 +10,11 @@ Useful operations are three times those of timm's plain forward pass with the he
 shortcuts a contender takes; the peak is measured in the same rounds, in our number format. A step is all
 of it: reading the batch, both passes, clipping, AdamW. Images are made-up noise, which speed does not mind.
 Contenders take turns; medians of the rounds.
-Run: python benchmarks/pretrain.py [--batch N] [--sizes NAME ...]
+Run: python benchmarks/pretrain.py [--batch N] [--sizes NAME ...] [--out FILE]
 """
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,15 +28,16 @@ import torch
 from dall_e import Encoder, map_pixels
 from PIL import Image
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import BeitConfig, BeitForMaskedImageModeling
 
-from ecglib.beit import SIZES, make_encoder, normalise
+from ecglib.beit import SIZES, normalise
+from ecglib.cost import useful_flops
 from ecglib.estimates import peak_flops
 from ecglib.image import write_paper_png
 from ecglib.masking import MaskedCorpus
 from ecglib.precision import Precision, autocast, resolve_precision
 from ecglib.pretrain import PretrainSettings, Trainer, make_fabric
+from ecglib.provenance import atomic_path, commit, machine
 from ecglib.shards import ImageStore
 
 VOCAB, N_IMAGES, TARGET = 8192, 128, 78
@@ -55,15 +57,6 @@ def made_up_corpus(batch_size: int) -> MaskedCorpus:
         store, tokens, np.arange(N_IMAGES), VOCAB,
         kind="blockwise", target=TARGET, batch_size=batch_size, seed=0,
     )  # fmt: skip
-
-
-def useful_flops(size: str) -> float:
-    """Of one image: three forward passes of timm's network and a head on `TARGET` patches."""
-    encoder = make_encoder(size, shared_bias=True)
-    head = torch.nn.Linear(encoder.embed_dim, VOCAB)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        head(encoder.forward_features(torch.zeros(1, 3, 224, 224))[0, :TARGET])
-    return 3 * counter.get_total_flops()
 
 
 def ours(size: str, batch_size: int) -> Step:
@@ -151,8 +144,8 @@ def write_pngs(folder: Path) -> list[Path]:
     return paths
 
 
-def compare(size: str, batch_size: int, pngs: list[Path]) -> None:
-    """Let all contenders take turns and print what they did."""
+def compare(size: str, batch_size: int, pngs: list[Path]) -> list[dict[str, Any]]:
+    """Let all contenders take turns; print and return what they did, a row a contender."""
     number_format = resolve_precision("auto")
     ways: dict[str, tuple[Step, int]] = {
         "ecglib": (ours(size, batch_size), batch_size),
@@ -171,14 +164,17 @@ def compare(size: str, batch_size: int, pngs: list[Path]) -> None:
             start = time.perf_counter()
             step()
             seconds[name].append((time.perf_counter() - start) / n_images)
-    peak, flops = median(peaks), useful_flops(size)
+    peak, flops = median(peaks), useful_flops(size, VOCAB, TARGET)
     print(f"\n{size}, {number_format}, batches of {batch_size}, {torch.get_num_threads()} threads: ", end="")
     print(f"{flops / 1e9:.1f} GFLOP an image, peak {peak / 1e9:.0f} GFLOP/s")
-    mine = median(seconds["ecglib"])
+    mine, rows = median(seconds["ecglib"]), []
     for name, times in seconds.items():
         each = median(times)
-        ratio = "" if name == "ecglib" else f"   ratio {each / mine:.2f}"
-        print(f"{name:36} {1 / each:7.2f} images/s   {flops / each / peak:4.0%} of the peak{ratio}")
+        row = {"images_per_second": 1 / each, "utilisation": flops / each / peak, "ratio": each / mine}
+        ratio = "" if name == "ecglib" else f"   ratio {row['ratio']:.2f}"
+        print(f"{name:36} {1 / each:7.2f} images/s   {row['utilisation']:4.0%} of the peak{ratio}")
+        rows.append({"size": size, "contender": name, **row, "peak_gflops": peak / 1e9})
+    return rows
 
 
 def report_loading(batch_size: int) -> None:
@@ -198,14 +194,21 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, default=32, help="images in a step; default 32")
     parser.add_argument("--sizes", nargs="+", choices=ROUNDS, default=list(ROUNDS), help="networks")
+    parser.add_argument(
+        "--out", type=Path, help="also write the figures to this file, such as book/results/speed.json"
+    )
     arguments = parser.parse_args()
     if arguments.batch < 1:
         parser.error("--batch must be at least 1")
     report_loading(arguments.batch)
     with tempfile.TemporaryDirectory() as folder:
         pngs = write_pngs(Path(folder))
-        for size in arguments.sizes:
-            compare(size, arguments.batch, pngs)
+        rows = [row for size in arguments.sizes for row in compare(size, arguments.batch, pngs)]
+    if arguments.out:
+        made = {"batch_size": arguments.batch, "precision": resolve_precision("auto"), "commit": commit()}
+        made |= {"threads": torch.get_num_threads(), "machine": machine(), "rows": rows}
+        with atomic_path(arguments.out) as path:
+            path.write_text(json.dumps(made, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

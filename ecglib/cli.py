@@ -132,6 +132,39 @@ def pretrain(
 
 
 @app.command()
+def probe(
+    name: Annotated[str, typer.Argument(help="public weights, such as heartbeit_tiny")],
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="where `ecglib pretrain` works")] = Path("runs/weights"),
+    weights: Annotated[
+        Path | None, typer.Option(help="folder of the weights' folder [default: the package's]")
+    ] = None,
+) -> None:
+    """Ask what frozen features know: linear heads on PTB-XL's fold 9, beside random and ImageNet weights."""
+    from ecglib.errors import EcglibError
+    from ecglib.frozen import probe_weights
+
+    if data is None:
+        raise EcglibError("probing needs the folder of PTB-XL: name it with --data DIR")
+    typer.echo(probe_weights(name, data, out, weights).round(3).to_string(index=False))
+
+
+@app.command()
+def publish(
+    name: Annotated[str, typer.Argument(help="heartbeit_nano or heartbeit_tiny")],
+    target: Annotated[Path, typer.Argument(help="folder to write, such as ecglib/weights/heartbeit_nano")],
+    out: Annotated[Path, typer.Option(help="where `ecglib pretrain` left its work")] = Path("runs/weights"),
+) -> None:
+    """Write the public files of pretrained weights and their card: encoder, tokenizer, history, README.
+
+    Of a pretraining that is still at work the last checkpoint is taken, and the card says so.
+    """
+    from ecglib.cards import publish_run
+
+    typer.echo(publish_run(name, out, target))
+
+
+@app.command()
 def convert(
     source: Annotated[
         Path, typer.Argument(help="weights of BEiT by ecglib, Microsoft, timm or Hugging Face")

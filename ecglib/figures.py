@@ -159,6 +159,22 @@ def attention(by_network: Mapping[str, pd.DataFrame], even: Mapping[str, float],
     return figure
 
 
+@styled
+def days_over_utilisation(table: pd.DataFrame, marks: Mapping[str, float]) -> Plot:
+    """How long pretraining lasts over the share of the GPUs' peak that is used; named shares are marked."""
+    figure = new_plot(3.0, 5.2)
+    ax = figure.subplots()
+    ax.plot(100 * table.utilisation, table.days, color=ACCENT)
+    for name, share in marks.items():
+        days = float(np.interp(share, table.utilisation, table.days))
+        ax.plot(100 * share, days, "o", color=WARM)
+        ax.annotate(f"{name}: {days:.0f} days", (100 * share, days), (7, 5), textcoords="offset points")
+    ax.set(xscale="log", yscale="log", xlabel="Share of the peak that is used (%)", ylabel="Days")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:g}")
+    return figure
+
+
 # --- domain shift and saliency ---
 
 

@@ -105,6 +105,11 @@ def mi_any(table: pd.DataFrame, scp_statements: pd.DataFrame) -> pd.Series:
     return any_infarction(table, scp_statements).astype("int8").rename("mi_any")
 
 
+def normal(table: pd.DataFrame) -> pd.Series:
+    """0 or 1 (int8) for each row: the code for a normal ECG, NORM, at any likelihood."""
+    return _has_code(table, frozenset({"NORM"})).astype("int8").rename("normal")
+
+
 def _has_code(table: pd.DataFrame, codes: Set[str], at_least: float = 0.0) -> pd.Series:
     """Rows with any of `codes` at a likelihood (%) of at least `at_least`."""
     # Many rows have the same text: each text is parsed once.

@@ -4,6 +4,7 @@ Logistic regression over a path of regularisation strengths stands in for the sc
 that one table, one way of choosing and one way of scoring serve both kinds of cell.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import pandas as pd
 import torch
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 
 from ecglib.classifiers import Classifier
@@ -28,6 +31,8 @@ from ecglib.finetune import (
 from ecglib.precision import autocast, resolve_precision
 from ecglib.progress import track
 from ecglib.provenance import atomic_path
+
+N_FOLDS = 5  # of the training records, to choose how strongly a head is regularised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,17 +69,42 @@ def cache_features(classifier: Classifier, store: Images, path: Path, precision:
 
 
 def _write_features(classifier: Classifier, store: Images, path: Path, precision: str) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classifier.to(device).eval()
     shape = (len(store), classifier.head.in_features)
     features = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    starts = range(0, len(store), INFERENCE_BATCH)
+    compute_features(classifier, store, np.arange(len(store)), features, precision)
+    features.flush()
+
+
+def compute_features(
+    classifier: Classifier, store: Images, rows: np.ndarray, out: np.ndarray, precision: str = "auto"
+) -> None:
+    """Fill `out` (n, d) with the pooled features of the images at positions `rows` (n,)."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    classifier.to(device).eval()
+    starts = range(0, len(rows), INFERENCE_BATCH)
     with torch.inference_mode(), autocast(resolve_precision(precision), device):
         for start in track(starts, f"features of {classifier.name}", unit="batch"):
-            rows = np.arange(start, min(start + INFERENCE_BATCH, len(store)))
-            pixels = torch.from_numpy(store.pixels(rows)).to(device)
-            features[rows] = classifier.features(pixels).float().cpu().numpy()
-    features.flush()
+            batch = slice(start, start + INFERENCE_BATCH)
+            pixels = torch.from_numpy(store.pixels(rows[batch])).to(device)
+            out[batch] = classifier.features(pixels).float().cpu().numpy()
+
+
+def cross_validated_scores(
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray, x_scored: np.ndarray, settings: ProbeSettings
+) -> np.ndarray:
+    """Fit one head on features x (n, d) and labels y (n,); return the probabilities (m,) of `x_scored`.
+
+    The strength of regularisation comes from the training records alone: the best log loss in five folds,
+    none of which shares a patient (`groups`) with another.
+    """
+    folds = list(StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=0).split(x, y, groups))
+    losses = np.zeros(len(settings.head_c))
+    for fit, held in folds:
+        for i, (weight, bias) in enumerate(_heads(x[fit], y[fit], settings)):
+            losses[i] += log_loss(y[held], expit(x[held] @ weight + bias), labels=[0, 1]) * len(held)
+    best = int(losses.argmin())
+    weight, bias = next(itertools.islice(_heads(x, y, settings), best, None))
+    return expit(x_scored @ weight + bias)
 
 
 def fit_head(

@@ -23,6 +23,7 @@ from ecglib.metrics import ScoreSettings
 from ecglib.pretrain import PretrainSettings
 from ecglib.probe import ProbeSettings
 from ecglib.quality import QualitySettings
+from ecglib.reliability import ReliabilitySettings
 from ecglib.saliency import SaliencySettings
 from ecglib.tokenizer import TokenizerSettings
 
@@ -58,6 +59,7 @@ NOTEBOOKS = {
         per_outcome=True,
     ),
     "06_results": Notebook(reads=("05_finetuning",)),
+    "10_reliability": Notebook((ReliabilitySettings,), reads=("05_finetuning",), per_outcome=True),
     "07_domain_shift": Notebook((ShiftSettings,), reads=("02_preprocessing",)),
     "08_saliency": Notebook((SaliencySettings,), reads=("05_finetuning",)),
 }

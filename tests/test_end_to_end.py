@@ -23,7 +23,7 @@ from ecglib.tokenizer import load_tokenizer
 
 BIN = Path(sys.executable).parent
 pytestmark = pytest.mark.xdist_group("end_to_end")
-FINETUNING = {"05_finetuning_stemi", "06_results", "08_saliency"}
+FINETUNING = {"05_finetuning_stemi", "06_results", "08_saliency", "10_reliability_stemi"}
 
 
 class Run:

@@ -1,0 +1,190 @@
+"""Whether a predicted probability is one: reliability curve, ECE, Brier score, intercept, slope, temperature.
+
+Intercept and slope as Van Calster et al., BMC Medicine 17:230 (2019), define them; temperature scaling after
+Guo et al., On calibration of modern neural networks (2017). All functions take labels (n,) in {0, 1} with
+both classes, and probabilities (n,) of class 1.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import root_scalar
+from scipy.optimize.elementwise import find_root
+from scipy.special import expit, logit
+from scipy.stats import norm
+
+from ecglib.errors import EcglibError
+from ecglib.metrics import ScoreSettings
+from ecglib.resampling import record_weights, spread
+
+MEASURES = ("ece", "brier", "brier_skill", "intercept", "slope")
+# Scores are stored as float32. A 0 or 1 there means nearer to it than float32 can say: half its last step.
+SMALLEST = float(np.finfo(np.float32).smallest_subnormal) / 2
+LARGEST = 1 - 2.0**-25
+TEMPERATURES = (0.01, 100.0)  # a temperature at either end was not found: the logits say nothing, or all
+_STEPS, _LONGEST_STEP, _CLOSE = 60, 2.0, 1e-9  # of Newton's method, on standardised logits
+
+
+def logits(y_score: np.ndarray) -> np.ndarray:
+    """Difference of the two neurons' logits (n,) float64, from the probability; finite at 0 and 1 too."""
+    probabilities = np.asarray(y_score, np.float64)
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise EcglibError("a probability must lie between 0 and 1: give the scores of ecglib.finetune")
+    return logit(probabilities.clip(SMALLEST, LARGEST))
+
+
+def fit_temperature(y_true: np.ndarray, y_score: np.ndarray) -> float:
+    """The T for which sigmoid(logits / T) has the least cross-entropy: a scalar, to be fitted on validation.
+
+    At an end of TEMPERATURES where the minimum lies beyond it.
+    """
+    z = logits(y_score)
+
+    def slope(inverse: float) -> float:  # of the cross-entropy, which is convex in 1 / T
+        return float((expit(inverse * z) - y_true) @ z)
+
+    coldest, hottest = TEMPERATURES
+    if slope(1 / hottest) >= 0:
+        return hottest
+    if slope(1 / coldest) <= 0:
+        return coldest
+    return 1 / root_scalar(slope, bracket=(1 / hottest, 1 / coldest), xtol=1e-12).root
+
+
+def temperature_scaled(y_score: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (n,) after division of the logits; their order stays, and so does every AUROC."""
+    return expit(logits(y_score) / temperature)
+
+
+def bin_codes(y_score: np.ndarray, n_bins: int) -> np.ndarray:
+    """Bin 0, 1, ... of each record: equally many in each, as far as equal scores, which share one, allow.
+
+    The edges are scikit-learn's (`calibration_curve`, strategy "quantile"); empty bins are left out.
+    """
+    edges = np.percentile(y_score, np.linspace(0, 1, n_bins + 1) * 100)  # of quantiles, some round otherwise
+    return np.unique(np.searchsorted(edges[1:-1], y_score), return_inverse=True)[1]
+
+
+def reliability_curve(
+    y_true: np.ndarray, y_score: np.ndarray, groups: np.ndarray, n_bins: int, confidence: float = 0.95
+) -> pd.DataFrame:
+    """One row a bin: n, n_patients, n_positive, predicted (mean probability), observed (share), low, high.
+
+    The interval is Wilson's, with patients (`groups`) in the place of records: a bootstrap of a bin without
+    a positive would give 0 to 0.
+    """
+    rows = pd.DataFrame({"y": y_true, "p": y_score, "patient": groups, "bin": bin_codes(y_score, n_bins)})
+    bins = rows.groupby("bin")
+    curve = bins.agg(
+        n=("y", "size"),
+        n_patients=("patient", "nunique"),
+        n_positive=("y", "sum"),
+        predicted=("p", "mean"),
+        observed=("y", "mean"),
+    )
+    low, high = _wilson(curve.observed.to_numpy(), curve.n_patients.to_numpy(), confidence)
+    return curve.assign(low=low, high=high).reset_index()
+
+
+def _wilson(share: np.ndarray, n: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    z = norm.ppf((1 + confidence) / 2)
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
+
+
+def measure(
+    y_true: np.ndarray, y_score: np.ndarray, groups: np.ndarray, n_bins: int, settings: ScoreSettings
+) -> pd.DataFrame:
+    """One row for each of MEASURES: measure, value, low, high; empty where there is no such number.
+
+    ece: mean distance of observed and predicted share over the bins; brier: mean squared error; brier_skill:
+    1 minus its ratio to that of the prevalence; intercept: what must be added to the logits (slope 1) for the
+    mean probability to be right; slope: of the logistic regression of the label on the logits. No slope where
+    the scores are all equal or part the classes. The bins stay while patients are resampled. Resampling adds
+    noise to every bin, and so to the ECE: its interval is moved back by what the draws' mean is too high.
+    """
+    values = weighted_measures(y_true, y_score, np.ones((1, len(y_true))), n_bins)
+    draws = weighted_measures(y_true, y_score, record_weights(y_true, groups, settings), n_bins)
+    draws["ece"] = np.maximum(draws["ece"] - draws["ece"].mean() + values["ece"], 0)
+    rows = [
+        {"measure": name, "value": float(values[name][0]), **spread(draws[name], settings)}
+        for name in MEASURES
+    ]
+    return pd.DataFrame(rows)
+
+
+def weighted_measures(
+    y_true: np.ndarray, y_score: np.ndarray, weights: np.ndarray, n_bins: int
+) -> dict[str, np.ndarray]:
+    """Each of MEASURES (n_draws,) with record i counted weights[:, i] times; NaN where it does not exist."""
+    y_true, y_score = np.asarray(y_true, np.float64), np.asarray(y_score, np.float64)
+    total, z = weights.sum(axis=1), logits(y_score)
+    codes = bin_codes(y_score, n_bins)
+    gaps = weights @ ((y_true - y_score)[:, None] * (codes[:, None] == np.arange(codes.max() + 1)))
+    brier, prevalence = weights @ (y_true - y_score) ** 2 / total, weights @ y_true / total
+    return {
+        "ece": np.abs(gaps).sum(axis=1) / total,
+        "brier": brier,
+        "brier_skill": 1 - brier / (prevalence * (1 - prevalence)),
+        "intercept": _intercepts(y_true, z, weights),
+        "slope": _slopes(y_true, z, weights),
+    }
+
+
+def ece_by_chance(y_score: np.ndarray, n_bins: int, settings: ScoreSettings) -> float:
+    """Mean ECE that these probabilities have where every one is true: so few records give no better.
+
+    Labels are drawn from the probabilities, `settings.n_draws` times.
+    """
+    rng, codes = np.random.default_rng(settings.seed), bin_codes(y_score, n_bins)
+    drawn = rng.random((settings.n_draws, len(y_score))) < y_score
+    gaps = (drawn - y_score) @ (codes[:, None] == np.arange(codes.max() + 1))
+    return float(np.abs(gaps).sum(axis=1).mean() / len(y_score))
+
+
+def _intercepts(y_true: np.ndarray, z: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Root of sum w (y - sigmoid(a + z)) for each row of weights; each holds both classes."""
+
+    def excess(a: np.ndarray, draw: np.ndarray) -> np.ndarray:
+        rows = weights[draw.astype(int)]
+        return (rows * (y_true - expit(a[:, None] + z))).sum(axis=1)
+
+    margin = np.log(weights.sum(axis=1).max()) + 1  # there a single record of one class outweighs all others
+    found = find_root(excess, (-z.max() - margin, -z.min() + margin), args=(np.arange(len(weights)),))
+    return np.where(found.success, found.x, np.nan)
+
+
+def _slopes(y_true: np.ndarray, z: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Slope of the logistic regression of y on z for each row of weights, by Newton's method."""
+    if z.std() == 0:
+        return np.full(len(weights), np.nan)
+    x = (z - z.mean()) / z.std()
+    prevalence = weights @ y_true / weights.sum(axis=1)
+    a, b = logit(prevalence), np.zeros(len(weights))
+    step = np.full((2, len(weights)), np.inf)
+    for _ in range(_STEPS):
+        probability = expit(a[:, None] + b[:, None] * x)
+        residual, curve = weights * (y_true - probability), weights * probability * (1 - probability)
+        g0, g1 = residual.sum(axis=1), residual @ x
+        h00, h01, h11 = curve.sum(axis=1), curve @ x, curve @ x**2
+        determinant = h00 * h11 - h01**2
+        with np.errstate(divide="ignore", invalid="ignore"):  # no curvature left: found below
+            step = np.array([h11 * g0 - h01 * g1, h00 * g1 - h01 * g0]) / determinant
+        step = step.clip(-_LONGEST_STEP, _LONGEST_STEP)
+        a, b = a + step[0], b + step[1]
+        if not (np.abs(step) > _CLOSE).any():
+            break
+    exists = _overlap(y_true, x, weights) & (np.abs(step) <= _CLOSE).all(axis=0)
+    return np.where(exists, b / z.std(), np.nan)
+
+
+def _overlap(y_true: np.ndarray, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Whether the drawn classes overlap in x, so that a slope exists (Albert and Anderson, 1984)."""
+    drawn = weights > 0
+
+    def ends(label: int) -> tuple[np.ndarray, np.ndarray]:
+        own = drawn & (y_true == label)
+        return np.where(own, x, np.inf).min(axis=1), np.where(own, x, -np.inf).max(axis=1)
+
+    (low_0, high_0), (low_1, high_1) = ends(0), ends(1)
+    return (low_1 < high_0) & (low_0 < high_1)

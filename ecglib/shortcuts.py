@@ -1,0 +1,90 @@
+"""How much of a label is known before anyone looks at the ECG: from site, device, age and sex alone.
+
+A network can read a device off an image (its noise, its filters). Where the device says much about the
+label, part of a high AUROC may be that.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from ecglib.cohort import Cohort
+from ecglib.datasets import read_ptbxl_table, read_scp_statements
+from ecglib.labels import STEMI_DEFINITIONS, stemi_label
+from ecglib.metrics import ScoreSettings, auroc, bootstrap
+from ecglib.resampling import spread
+
+KNOWN = {
+    "sex": ("sex",),
+    "age": ("age",),
+    "site": ("site",),
+    "device": ("device",),
+    "site and device": ("site", "device"),
+    "all four": ("sex", "age", "site", "device"),
+}
+
+
+def known_beforehand(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Sex, age in decades, site and device of each row, as text."""
+    decade = manifest["age"] // 10 * 10
+    age = decade.map("{:.0f}".format).where(decade.notna(), "unknown")
+    return manifest[["sex", "site", "device"]].astype(str).assign(age=age)
+
+
+def labels_by_name(cohort: Cohort, data_dir: Path | None) -> dict[str, np.ndarray]:
+    """0, 1 or -1 (nobody said) for each row, by name: the outcomes, and of PTB-XL each definition of STEMI.
+
+    `data_dir` is the folder of PTB-XL, None for another source.
+    """
+    outcomes = {name: cohort.manifest[name].to_numpy() for name in cohort.outcomes}
+    if data_dir is None:
+        return outcomes
+    records, statements = read_ptbxl_table(data_dir), read_scp_statements(data_dir)
+    rows = records.loc[cohort.manifest["record_id"].astype(int)]
+    return outcomes | {name: stemi_label(rows, statements, name).to_numpy() for name in STEMI_DEFINITIONS}
+
+
+def score_shortcuts(
+    manifest: pd.DataFrame,
+    labels: Mapping[str, np.ndarray],
+    parts: pd.Series,
+    min_positives: int,
+    settings: ScoreSettings,
+) -> pd.DataFrame:
+    """AUROC on test of each label from what is known beforehand, by logistic regression on train.
+
+    labels: `labels_by_name`; parts: `study.parts`. One row for each label and entry of KNOWN: label, known,
+    n, n_positive, value, low, high, estimable, reason. Each value of a column is an input of its own
+    (one-hot); one that train did not have says nothing. Fewer than `min_positives` test records of a class:
+    not estimable.
+    """
+    columns = known_beforehand(manifest)
+    table = []
+    for label, y_true in labels.items():
+        rows = {part: np.flatnonzero((parts == part) & (y_true >= 0)) for part in ("train", "test")}
+        y_test = y_true[rows["test"]]
+        counts = {"label": label, "n": len(y_test), "n_positive": int(y_test.sum())}
+        reason = "" if len(set(y_true[rows["train"]])) == 2 else "train lacks a class"
+        if min(y_test.sum(), (1 - y_test).sum()) < min_positives:
+            reason = f"test has fewer than {min_positives} ECGs of one class"
+        for known, names in KNOWN.items():
+            row = counts | {"known": known, "estimable": not reason, "reason": reason}
+            row |= dict.fromkeys(("value", "low", "high"), np.nan)
+            if not reason:
+                y_score = _predict(columns.loc[:, list(names)], y_true, rows["train"], rows["test"])
+                patients = manifest["patient_id"].to_numpy()[rows["test"]]
+                draws = bootstrap(y_test, y_score, patients, n_draws=settings.n_draws, seed=settings.seed)
+                row |= {"value": auroc(y_test, y_score), **spread(draws["auroc"].to_numpy(), settings)}
+            table.append(row)
+    return pd.DataFrame(table)
+
+
+def _predict(columns: pd.DataFrame, y_true: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    model = make_pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression(max_iter=1000))
+    model.fit(columns.iloc[train], y_true[train])
+    return model.predict_proba(columns.iloc[test])[:, 1]

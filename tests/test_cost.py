@@ -1,0 +1,76 @@
+"""The cost of pretraining: hand-worked operations, hours that follow from them, and what was measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ecglib import cost
+from ecglib.cost import CostSettings, measured_sentence, measured_speed, paper_utilisation, useful_flops
+from ecglib.errors import EcglibError
+
+
+def test_operations_are_those_counted_by_hand() -> None:
+    width, depth, tokens, patches, vocab, target = 768, 12, 197, 196, 8192, 78
+    linear = depth * tokens * (3 * width * width + width * width + 2 * 4 * width * width)
+    attention = depth * 2 * tokens * tokens * width
+    ends = patches * 3 * 16 * 16 * width + target * width * vocab
+    assert useful_flops("heartbeit_base") == pytest.approx(3 * 2 * (linear + attention + ends), rel=1e-6)
+
+
+def test_the_paper_used_a_few_percent_of_its_machines() -> None:
+    # 8.5 million images in 6 hours are 394 a second; 108.3 GFLOP each; four times 312 TFLOP/s.
+    assert paper_utilisation() == pytest.approx(393.5 * 108.3e9 / (4 * 312e12), rel=1e-3)
+    settings = CostSettings(utilisation=paper_utilisation(), parallel=1)
+    table = cost.cost(settings).set_index(["gpu", "n_gpus"])
+    assert table.days["A100", 4] == pytest.approx(75)
+
+
+def test_hours_fall_with_machines_and_share_and_rise_with_the_work() -> None:
+    base = cost.cost(CostSettings(parallel=0.9)).set_index(["gpu", "n_gpus"])
+    assert base.hours["A100", 1] / base.hours["A100", 4] == pytest.approx(4 * 0.9)
+    assert base.gpu_hours["A100", 8] == pytest.approx(8 * base.hours["A100", 8])
+    twice = cost.cost(CostSettings(parallel=0.9, epochs=600, utilisation=0.8)).set_index(["gpu", "n_gpus"])
+    assert twice.hours.to_numpy() == pytest.approx(base.hours.to_numpy())
+    curve = cost.over_utilisation(CostSettings())
+    assert (curve.days * curve.utilisation).std() < 1e-9 * curve.days.max()
+
+
+def test_sentences_and_table_say_the_numbers() -> None:
+    settings = CostSettings()
+    assert "394 images a second and 75 days" in cost.work_sentence(settings)
+    assert "426 GB" in cost.storage_sentence(settings)  # 8.5 million x 50,176 bytes
+    table = cost.cost_table(settings)
+    assert list(table.index) == list(cost.PEAKS)
+    assert table["1 GPU (days)"].iloc[0] == round(cost.cost(settings).days[0], 1)
+
+
+@pytest.mark.parametrize("change", ["size='huge'", "n_ecgs=0", "epochs=0", "utilisation=0.0", "parallel=1.2"])
+def test_impossible_setting_is_named(change: str) -> None:
+    with pytest.raises(EcglibError, match=change.split("=")[0]):
+        CostSettings(**eval(f"dict({change})"))
+
+
+def test_measured_speed_is_what_the_benchmark_wrote(tmp_path: Path) -> None:
+    rows = [
+        {"size": "heartbeit_tiny", "contender": name, "images_per_second": speed, "ratio": 30 / speed}
+        for name, speed in (("ecglib", 30.0), ("peer", 20.0))
+    ]
+    rows = [{**row, "utilisation": 0.6} for row in rows]
+    made = {"machine": {"processor": "Some CPU"}, "threads": 2, "precision": "bf16-mixed", "batch_size": 32}
+    path = tmp_path / "speed.json"
+    path.write_text(json.dumps({**made, "commit": "0123456789abcdef", "rows": rows}))
+    table = measured_speed(path)
+    assert table["images a second"].tolist() == ["30.00", "20.00"]
+    assert table["ecglib's lead"].tolist() == ["", "1.50 times"]
+    assert all(word in measured_sentence(path) for word in ("Some CPU", "2 threads", "0123456789ab"))
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"rows": []}'])
+def test_damaged_measurements_are_one_line_with_the_command(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "speed.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(EcglibError, match=r"run python benchmarks/pretrain.py --out") as caught:
+        measured_speed(path)
+    assert "\n" not in str(caught.value)

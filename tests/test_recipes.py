@@ -1,0 +1,145 @@
+"""Public weights: the whole way from records to a card, with a minute network on made ECGs."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ecglib import beit, recipes
+from ecglib.cards import publish_run
+from ecglib.checkpoints import read_checkpoint
+from ecglib.cohort import Cohort
+from ecglib.datasets import CohortSettings, open_cohort
+from ecglib.errors import EcglibError
+from ecglib.pretrain import PretrainSettings
+from ecglib.provenance import file_sha256
+from ecglib.published import load
+from ecglib.recipes import Recipe, make_weights
+from ecglib.tokenizer import TokenizerSettings
+
+NAME, STEPS = "heartbeit_minute", 12
+
+
+def small_recipe() -> Recipe:
+    tokenizer = TokenizerSettings(n_hid=8, vocab_size=64, steps=40)
+    pretraining = PretrainSettings(
+        size="minute", steps=STEPS, batch_size=8, warmup_steps=2, checkpoint_every=4
+    )
+    return Recipe(tokenizer, pretraining, probe_every=8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_world() -> object:
+    """Two made cohorts, one of them under PTB-XL's name; a minute network; tokens need not be good."""
+
+    def cohort(settings: CohortSettings, data: Path | None = None) -> Cohort:
+        made = open_cohort(CohortSettings(n_patients=70, seed=3 + (settings.source == "ptbxl")))
+        return replace(made, name=settings.source, comparable=data != Path("part"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(beit.SIZES, "minute", (12, 2, 2))
+        patch.setitem(recipes.RECIPES, NAME, small_recipe())
+        patch.setattr(recipes, "open_cohort", cohort)
+        for name, value in {"PROBED": "hcm", "PROBED_FRACTION": 0.5, "N_PROBES": 3}.items():
+            patch.setattr(recipes, name, value)
+        patch.setattr(recipes, "require_alive", lambda report: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    make_weights(NAME, Path("whole"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def public(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("public") / NAME
+    publish_run(NAME, runs, folder)
+    return folder
+
+
+def test_nobody_of_folds_9_and_10_or_of_the_external_site_is_learnt_from(runs: Path) -> None:
+    corpus = recipes.draw_corpus(Path("whole"), runs / "images")
+    manifest = pd.concat([source.images.manifest for source in corpus.sources], ignore_index=True)
+    seen = manifest.iloc[corpus.rows("train")]
+    assert seen.strat_fold.isin(range(1, 9)).all()
+    assert not seen.external.any()
+    assert len(seen) == ((manifest.strat_fold >= 1) & (manifest.strat_fold <= 8)).sum() > 100
+    audit = read_checkpoint(runs / NAME / "encoder.safetensors").metadata["audit"]
+    assert audit == corpus.audit()
+    assert sum(source["records"] for source in audit.values()) == len(seen)
+    assert all(source["patients_of_folds_9_and_10"] == 0 for source in audit.values())
+
+
+def test_audit_counts_a_patient_who_stands_on_both_sides() -> None:
+    manifest = pd.DataFrame(
+        {"patient_id": list("aabcdefg"), "strat_fold": [1, 9, 1, 2, 10, 3, 4, 5], "external": False}
+    )
+    parts = np.array(["train", "validation", "train", "train", "test", "train", "train", "train"])
+    found = recipes._audit(manifest, parts)
+    assert found["records"] == 6
+    assert found["patients"] == 6
+    assert found["records_of_folds_9_and_10"] == 0
+    assert found["patients_of_folds_9_and_10"] == 1
+
+
+def test_probes_are_scored_on_fold_9_by_heads_that_learnt_from_the_training_part(runs: Path) -> None:
+    found = pd.read_csv(runs / NAME / "probes.csv")
+    assert found[["step", "draw"]].to_numpy().tolist() == [[8, 0], [8, 1], [8, 2]]
+    assert found.auroc.between(0, 1).all()
+    assert found.auroc.nunique() > 1
+
+
+def test_a_finished_run_is_not_made_again(runs: Path) -> None:
+    before = {
+        path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.suffix in (".npy", ".pt", ".csv")
+    }
+    assert make_weights(NAME, Path("whole"), runs) == runs / NAME
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_published_weights_load_by_name_and_their_card_tells_the_truth(public: Path) -> None:
+    model = load(NAME, public.parent)
+    waveforms = np.random.default_rng(0).normal(0, 0.3, (2, 8, 5000))
+    assert model.features(model.images(waveforms, 500)).shape == (2, 12)
+    card = (public / "README.md").read_text(encoding="utf-8")
+    for name in ("encoder.safetensors", "tokenizer.safetensors", "history.parquet"):
+        assert f"`{name}`: `{file_sha256(public / name)}`" in card
+    assert f"{STEPS} steps, {STEPS * 8} images seen" in card
+    assert "Not finished" not in card
+    assert "CC BY 4.0" in card
+    assert f"ecglib pretrain {NAME}" in card
+    history = pd.read_parquet(public / "history.parquet")
+    assert f"{history.loss.iloc[-1]:.3f} nats" in card
+    assert (public / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_at_work_is_published_as_not_finished(runs: Path, tmp_path: Path) -> None:
+    unfinished = tmp_path / "runs"
+    shutil.copytree(runs / "tokenizer", unfinished / "tokenizer")
+    (unfinished / NAME).mkdir()
+    with pytest.raises(EcglibError, match="holds no network yet: run `ecglib pretrain"):
+        publish_run(NAME, unfinished, tmp_path / "public" / NAME)
+
+    (unfinished / "images").symlink_to(runs / "images")
+    with pytest.MonkeyPatch.context() as patch:  # stopped before the checkpoint of the second look
+        patch.setattr(recipes.Watch, "_note", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make_weights(NAME, Path("whole"), unfinished)
+    publish_run(NAME, unfinished, tmp_path / "public" / NAME)
+    card = (tmp_path / "public" / NAME / "README.md").read_text(encoding="utf-8")
+    assert "Not finished: step 4 of the planned run" in card
+    assert load(NAME, tmp_path / "public").metadata["steps_done"] == 8
+
+
+def test_part_of_ptbxl_and_unknown_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EcglibError, match="part holds ptbxl: the public weights learn from all of PTB-XL"):
+        make_weights(NAME, Path("part"), tmp_path)
+    with pytest.raises(EcglibError, match="weights 'huge': there is a recipe for heartbeit_nano"):
+        make_weights("huge", Path("whole"), tmp_path)

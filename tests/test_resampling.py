@@ -1,0 +1,32 @@
+"""Weights of the bootstrap are the draws of `metrics.bootstrap`."""
+
+import numpy as np
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from ecglib.metrics import ScoreSettings, bootstrap
+from ecglib.resampling import record_weights, spread
+
+SETTINGS = ScoreSettings(n_draws=40, seed=3)
+
+
+def test_weights_give_the_scores_of_the_bootstraps_own_draws() -> None:
+    rng = np.random.default_rng(0)
+    y_true, y_score, patients = rng.integers(0, 2, 80), rng.random(80).round(1), rng.integers(0, 50, 80)
+    weights = record_weights(y_true, patients, SETTINGS)
+    draws = bootstrap(y_true, y_score, patients, n_draws=SETTINGS.n_draws, seed=SETTINGS.seed)
+    for own, row in zip(weights, draws.to_dict("records"), strict=True):
+        assert np.isclose(roc_auc_score(y_true, y_score, sample_weight=own), row["auroc"])
+        assert np.isclose(average_precision_score(y_true, y_score, sample_weight=own), row["auprc"])
+
+
+def test_a_patient_brings_all_records_and_no_draw_lacks_a_class() -> None:
+    y_true, patients = np.array([1, 0, 0, 0, 0, 0]), np.array(["a", "a", "b", "b", "c", "c"])
+    weights = record_weights(y_true, patients, SETTINGS)
+    assert (weights[:, ::2] == weights[:, 1::2]).all()
+    assert (weights.sum(axis=1) == 6).all()
+    assert (weights[:, 0] > 0).all()
+
+
+def test_a_draw_without_a_number_leaves_no_interval() -> None:
+    assert np.isnan(spread(np.array([0.1, np.nan, 0.3]), SETTINGS)["low"])
+    assert spread(np.full(5, 0.25), SETTINGS) == {"low": 0.25, "high": 0.25}
