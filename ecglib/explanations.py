@@ -1,4 +1,4 @@
-"""What the trained networks of a study see: guesses behind the mask, and saliency that is measured."""
+"""What the trained networks of a study see: guesses behind the mask, attention, saliency that is measured."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 
 from ecglib import pictures
-from ecglib.beit import normalise
+from ecglib.attention import attention_distances
+from ecglib.beit import MaskedImageModel, normalise
 from ecglib.checkpoints import load_masked_image_model
 from ecglib.classifiers import MODELS, Classifier
 from ecglib.errors import EcglibError
@@ -16,11 +17,16 @@ from ecglib.evidence import sign_pixels
 from ecglib.filtering import FilterSettings
 from ecglib.grid import Cell
 from ecglib.image import ImageSettings
+from ecglib.masking import lead_patch_rows
+from ecglib.patchbook import GRID
+from ecglib.pretrain import PretrainSettings
 from ecglib.progress import track
 from ecglib.records import LEADS_8
 from ecglib.saliency import SaliencySettings, grad_cam, lead_share
 from ecglib.study import Study
 from ecglib.style import KIND_NAMES, Plot, Table, model_name, outcome_name
+
+GUESSED_AT_ONCE = 32  # images
 
 
 @torch.inference_mode()
@@ -29,9 +35,41 @@ def guess_tokens(study: Study, pixels: np.ndarray, hidden: np.ndarray) -> np.nda
     tokens = study.tokenizer.encode(pixels)
     path = study.encoder_folder / "encoder.safetensors"
     model = load_masked_image_model(path, vocab_size=study.tokenizer.vocab_size)
-    logits = model(normalise(torch.from_numpy(pixels)), torch.from_numpy(hidden))
-    tokens[hidden] = logits.argmax(dim=1).numpy()
+    for start in range(0, len(pixels), GUESSED_AT_ONCE):
+        part = slice(start, start + GUESSED_AT_ONCE)
+        logits = model(normalise(torch.from_numpy(pixels[part])), torch.from_numpy(hidden[part]))
+        tokens[part][hidden[part]] = logits.argmax(dim=1).numpy()
     return tokens
+
+
+def accuracy_by_lead(true: np.ndarray, guessed: np.ndarray, hidden: np.ndarray) -> pd.DataFrame:
+    """How many of a lead's hidden tokens are named right: tokens (n, 196) and guesses, hidden bool (n, 196).
+
+    One row a lead: lead, hidden (patches), accuracy, majority (that of always naming the token which is the
+    commonest behind the masks in this very lead, the best that one word can do), above (their difference). A
+    patch that two leads share counts for each by its share of the lead's band. NaN where nothing is hidden.
+    """
+    rows = []
+    for lead, shares in zip(LEADS_8, lead_patch_rows(), strict=True):
+        weights = np.repeat(shares / shares.max(), GRID) * hidden  # (n, 196)
+        total = weights.sum()
+        counts = np.bincount(true.ravel(), weights.ravel())
+        accuracy = (weights * (true == guessed)).sum() / total if total else np.nan
+        majority = counts.max() / total if total else np.nan
+        row = {"lead": lead, "hidden": total, "accuracy": accuracy, "majority": majority}
+        rows.append(row | {"above": accuracy - majority})
+    return pd.DataFrame(rows)
+
+
+def attention_by_layer(study: Study, pixels: np.ndarray) -> dict[str, pd.DataFrame]:
+    """`attention.attention_distances` of the pretrained network and of the same before its first step."""
+    settings, vocab_size = study.profile.settings(PretrainSettings), study.tokenizer.vocab_size
+    path = study.encoder_folder / "encoder.safetensors"
+    networks = {
+        "pretrained": load_masked_image_model(path, vocab_size=vocab_size),
+        "random weights": MaskedImageModel(settings.size, vocab_size, seed=settings.seed).eval(),
+    }
+    return {name: attention_distances(network.encoder, pixels) for name, network in networks.items()}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import pandas as pd
 from scipy.signal import welch
 
 from ecglib.cohort import known_labels
+from ecglib.patchbook import GRID
 from ecglib.records import LEADS_8
 from ecglib.splits import EXCLUDED
 from ecglib.style import (
@@ -129,6 +130,32 @@ def pretraining(history: pd.DataFrame, vocab_size: int) -> Plot:
     accuracy.set(xlabel="Step (batches)", ylabel="Hidden tokens predicted (%)", ylim=(0, None))
     for ax in (loss, accuracy):
         ax.legend()
+    return figure
+
+
+@styled
+def attention(by_network: Mapping[str, pd.DataFrame], even: Mapping[str, float], seconds: float) -> Plot:
+    """How far each layer looks, in time and across leads: the mean over its heads, and each head as a dot.
+
+    Tables of `attention.attention_distances` by network; even: the distances where attention is equal
+    everywhere; seconds: shown by an image.
+    """
+    figure = new_plot(3.0)
+    axes = figure.subplots(1, 2)
+    # In a patch are so many seconds, and so much of the band of a lead.
+    scales = {"time": seconds / GRID, "leads": len(LEADS_8) / GRID}
+    labels = {"time": "Distance in time (s)", "leads": "Distance across leads (bands)"}
+    for ax, (direction, scale) in zip(axes, scales.items(), strict=True):
+        for (name, table), colour in zip(by_network.items(), (ACCENT, FAINT), strict=True):
+            layers, distances = table["layer"].to_numpy(), scale * table[direction].to_numpy()
+            means = [distances[layers == layer].mean() for layer in np.unique(layers)]
+            ax.plot(np.unique(layers), means, color=colour, label=name)
+            ax.plot(layers, distances, ".", color=colour)
+        ax.axhline(even[direction] * scale, color=WARM, linestyle="--", linewidth=1, label="evenly")
+        highest = max([even[direction], *(table[direction].max() for table in by_network.values())])
+        ax.set(xlabel="Layer", ylabel=labels[direction], ylim=(0, 1.1 * scale * highest))
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    legend_above(axes[0], 3)
     return figure
 
 

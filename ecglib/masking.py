@@ -1,4 +1,4 @@
-"""Which patches are hidden: BEiT's blocks, or uniformly drawn patches; and the batches that result.
+"""Which patches are hidden: BEiT's blocks, single patches or runs along leads; and the batches that result.
 
 Masks and order depend on the seed, the epoch and the image only, never on batch size or process.
 """
@@ -9,10 +9,11 @@ from functools import lru_cache
 import numpy as np
 
 from ecglib.errors import EcglibError
+from ecglib.records import LEADS_8
 from ecglib.shards import ImageStore, JoinedImages
 
 PATCH_SIZE = 16  # pixels
-KINDS = ("blockwise", "uniform")
+KINDS = ("blockwise", "uniform", "lead_balanced")
 ATTEMPTS = 10  # to place one block, as in BEiT
 
 
@@ -71,6 +72,46 @@ def uniform(rng: np.random.Generator, target: int = 78, grid: int = 14) -> np.nd
     return mask.reshape(grid, grid)
 
 
+def lead_balanced(rng: np.random.Generator, target: int = 78, grid: int = 14) -> np.ndarray:
+    """A run of time hidden in every lead, exactly `target` patches: bool (grid, grid), True = hidden.
+
+    In turns, in an order drawn anew for each mask, each lead loses one more column from a start of its own; a
+    run that leaves at the right comes back at the left, so no time is favoured. A column of a lead is hidden
+    with all patches that its band touches, 2 or 3 of 14, else it could be read off the patch below. So all
+    leads are hidden equally often (by area; see `lead_patch_rows`), but patches that two leads share more
+    often, .52, than those of one, .31. EcglibError for a target outside the grid.
+    """
+    _check_target(target, grid)
+    n_leads = len(LEADS_8)
+    # One call for all numbers: the leads' starts and turns, and which patches of the last column are hidden.
+    starts, turns, order = np.split(rng.random(2 * n_leads + grid * grid), [n_leads, 2 * n_leads])
+    rounds = (np.arange(grid) - (starts * grid).astype(int)[:, None]) % grid
+    hidden_at = n_leads * rounds + turns.argsort()[:, None]  # (leads, grid): a whole number for each column
+    touched = lead_patch_rows(grid) > 0
+    first = np.where(touched[:, :, None], hidden_at[:, None], n_leads * grid).min(axis=0)
+    mask = np.zeros(grid * grid, dtype=bool)
+    mask[(first.ravel() + order).argpartition(target - 1)[:target]] = True
+    return mask.reshape(grid, grid)
+
+
+@lru_cache
+def lead_patch_rows(grid: int = 14) -> np.ndarray:
+    """Share of each lead's band that lies in each row of patches: float (8, grid), rows sum to 1.
+
+    With 14 rows a band is 1.75 patches high: rows 1, 3, 5, 8, 10 and 12 belong to two leads each.
+    """
+    edges = np.arange(grid + 1) * len(LEADS_8) / grid  # of the rows, in bands
+    leads = np.arange(len(LEADS_8))[:, None]
+    shares = np.diff(edges.clip(leads, leads + 1), axis=1)
+    shares.flags.writeable = False  # it is handed out again
+    return shares
+
+
+def lead_mask(lead: str, grid: int = 14) -> np.ndarray:
+    """Hide a whole lead of LEADS_8: bool (grid * grid,), every patch that its band touches."""
+    return np.repeat(lead_patch_rows(grid)[LEADS_8.index(lead)] > 0, grid)
+
+
 def _check_target(target: int, grid: int) -> None:
     if not 1 <= target <= grid * grid:
         raise EcglibError(
@@ -94,7 +135,7 @@ def draw_masks(
     """
     if kind not in KINDS:
         raise EcglibError(f"mask {kind!r} is unknown: choose one of {', '.join(KINDS)}")
-    draw = blockwise if kind == "blockwise" else uniform
+    draw = {"blockwise": blockwise, "uniform": uniform, "lead_balanced": lead_balanced}[kind]
     epochs = np.broadcast_to(epoch, len(image_ids))
     masks = np.empty((len(image_ids), grid * grid), dtype=bool)
     for i, (an_epoch, image_id) in enumerate(zip(epochs.tolist(), image_ids.tolist(), strict=True)):

@@ -163,8 +163,11 @@ def reconstructions(originals: np.ndarray, decoded: np.ndarray) -> Plot:
 
 
 @styled
-def guesses(pixels: np.ndarray, hidden: np.ndarray, decoded: np.ndarray) -> Plot:
-    """Images (n, size, size), the same with hidden patches (n, 196) covered, and filled with guesses."""
+def guesses(pixels: np.ndarray, hidden: np.ndarray, decoded: np.ndarray, titles: Sequence[str] = ()) -> Plot:
+    """Images (n, size, size), the same with hidden patches (n, 196) covered, and filled with guesses.
+
+    titles: one above each column.
+    """
     side = len(pixels[0]) // decoded.shape[1]
     enlarged = (255 * decoded).astype(np.uint8).repeat(side, axis=1).repeat(side, axis=2)
     behind = np.stack([patch_mask(mask, len(pixels[0])) for mask in hidden])
@@ -175,7 +178,10 @@ def guesses(pixels: np.ndarray, hidden: np.ndarray, decoded: np.ndarray) -> Plot
         ),
         "What it guesses": np.where(behind, enlarged, pixels),
     }
-    return _rows_of_images(rows)
+    figure = _rows_of_images(rows)
+    for ax, title in zip(figure.axes, titles, strict=False):
+        ax.set_title(title)
+    return figure
 
 
 @styled

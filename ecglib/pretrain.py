@@ -15,7 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -57,7 +57,7 @@ class PretrainSettings:
     min_learning_rate: float = 1e-5  # learning rate at the last step
     warmup_steps: int = 15  # steps over which the learning rate rises linearly from zero
     weight_decay: float = 0.05  # AdamW's decay of matrices; vectors, tokens and positions have none
-    mask: str = "blockwise"  # which patches are hidden: blockwise (as in BEiT) or uniform
+    mask: str = "blockwise"  # which patches are hidden: blockwise (as in BEiT), uniform or lead_balanced
     mask_target: int = 78  # patches to hide in each image, of 196
     drop_path: float = 0.0  # probability that an image skips the last block while training
     clip_norm: float = 3.0  # largest norm of the gradient, 0 for no limit
@@ -293,13 +293,19 @@ def _train(trainer: Trainer, path: Path, identity: dict[str, Any], callbacks: Se
 
 
 def _save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    kept = "the last one is kept" if path.exists() else "there is none yet"
+    with _written(path, kept), atomic_path(path) as partial, open(partial, "wb") as stream:
+        torch.save(state, stream)
+
+
+@contextmanager
+def _written(path: Path, kept: str) -> Iterator[None]:
+    """Say in one line that a file could not be written, most likely on a full disk, and what is kept."""
     try:
-        with atomic_path(path) as partial, open(partial, "wb") as stream:
-            torch.save(state, stream)
+        yield
     except (OSError, RuntimeError) as error:  # torch turns some of the former into the latter
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         reason = " ".join(str(cause).split())[:200]
-        kept = "the last one is kept" if path.exists() else "there is none yet"
         raise EcglibError(f"{path} cannot be written ({reason}); {kept}: free space and go on") from error
 
 
@@ -336,10 +342,14 @@ def pretrain(
     callback(steps done, network in evaluation mode) before each checkpoint. Under torchrun each process takes
     its part of each batch. History: one row a step, over the hidden patches of the whole batch;
     `majority_accuracy` is what naming the commonest hidden token of the corpus every time would have reached.
-    Raises EcglibError for data that do not fit, a damaged or foreign checkpoint, and a loss not finite.
+    Raises EcglibError for data that do not fit, images that changed since they were drawn (every file is
+    compared with its checksum before the first step), a damaged or foreign checkpoint, a loss not finite, and
+    a disk that is full.
     """
     precision = resolve_precision(settings.precision)
     fabric = make_fabric(precision, settings.strategy, settings.batch_size)
+    if fabric.is_global_zero:
+        store.verify()
     corpus = MaskedCorpus(
         store, tokens, rows, vocab_size,
         kind=settings.mask, target=settings.mask_target, batch_size=settings.batch_size, seed=settings.seed,
@@ -354,8 +364,11 @@ def pretrain(
         _train(trainer, directory / "checkpoint.pt", identity, callbacks)
     if fabric.is_global_zero:
         described = {"settings": asdict(settings), "commit": commit(), **data, **(metadata or {})}
-        save_encoder(directory / "encoder.safetensors", trainer.network, described)
-        with atomic_path(directory / "history.parquet") as partial:
-            history = pd.DataFrame(trainer.history, columns=pd.Index(HISTORY))
-            history.astype({"step": int}).to_parquet(partial, index=False)
+        path, kept = directory / "encoder.safetensors", "the checkpoint is kept"
+        with _written(path, kept):
+            save_encoder(path, trainer.network, described)
+        path = directory / "history.parquet"
+        history = pd.DataFrame(trainer.history, columns=pd.Index(HISTORY)).astype({"step": int})
+        with _written(path, kept), atomic_path(path) as partial:
+            history.to_parquet(partial, index=False)
     fabric.barrier()

@@ -20,6 +20,7 @@ from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings
 from ecglib.image import ImageSettings
 from ecglib.labels import STEMI_DEFINITIONS, stemi_label
+from ecglib.masking import lead_patch_rows
 from ecglib.pictures import GRID
 from ecglib.quality import FAULTS, UNUSABLE, QualitySettings
 from ecglib.records import LEADS_8
@@ -32,6 +33,7 @@ TOKENIZER_COURSES = {
     "loss": "Loss (error + pull on codes)",
     "error_ratio": "Error (1 = mean image's)",
     "codes_used": "Codes used in a batch",
+    "temperature": "Temperature (dVAE)",
 }
 COMBINATIONS = {
     "ecg-ecg": "ECG and ECG",
@@ -367,6 +369,19 @@ def token_table(report: Mapping[str, float]) -> Table:
     return Table(pd.DataFrame(rows).T.rename_axis("measure"))
 
 
+def amplitude_table(ranges: pd.DataFrame) -> Table:
+    """`amplitudes.compare_ranges` in words."""
+    words = pd.DataFrame(
+        {
+            "range in the image, median (mV)": ranges.original_mv.map("{:.2f}".format),
+            "in the copy (mV)": ranges.copy_mv.map("{:.2f}".format),
+            "median difference of an ECG (mV)": ranges.error_mv.map("{:.3f}".format),
+            "correlation": ranges.correlation.map("{:.2f}".format).where(ranges.correlation.notna(), "-"),
+        }
+    )
+    return Table(words.set_index(pd.Index(ranges.lead, name="lead")))
+
+
 def mask_table(masks_by_kind: Mapping[str, np.ndarray]) -> Table:
     """How much a kind of mask hides, and where: masks (n, 196) by kind."""
     rows = {}
@@ -381,6 +396,27 @@ def mask_table(masks_by_kind: Mapping[str, np.ndarray]) -> Table:
     return Table(pd.DataFrame(rows).T.rename_axis("masks"))
 
 
+def mask_lead_table(masks_by_kind: Mapping[str, np.ndarray]) -> Table:
+    """How often a patch of each lead is hidden, in percent, by kind; a patch counts by its share in the band.
+
+    Masks (n, 196) by kind.
+    """
+    rows = {kind: [f"{share:.0f}" for share in _lead_shares(masks)] for kind, masks in masks_by_kind.items()}
+    return Table(pd.DataFrame(rows, pd.Index(LEADS_8)).T.rename_axis("hidden in (%)"))
+
+
+def mask_lead_sentence(masks_by_kind: Mapping[str, np.ndarray]) -> str:
+    """How often the first, the last and the favourite lead are hidden by each kind of mask, (n, 196)."""
+    shares = {kind: _lead_shares(masks) for kind, masks in masks_by_kind.items()}
+    words = [f"{s[0]:.0f}, {s[-1]:.0f} and {s.max():.0f} % under `{kind}`" for kind, s in shares.items()]
+    return f"Lead I, V6 and the lead that is hidden most: {'; '.join(words)}."
+
+
+def _lead_shares(masks: np.ndarray) -> np.ndarray:
+    """How often masks (n, 196) hide a patch of each lead (8,), in percent."""
+    return 100 * lead_patch_rows(GRID) @ masks.mean(axis=0).reshape(GRID, GRID).mean(axis=1)
+
+
 def pretraining_sentence(history: pd.DataFrame, vocab_size: int) -> str:
     """Where pretraining began and ended, beside even guesses and the commonest token; ends over a tenth."""
     end = history.tail(max(1, len(history) // 10))
@@ -392,6 +428,20 @@ def pretraining_sentence(history: pd.DataFrame, vocab_size: int) -> str:
         f"end the network names {accuracy:.1f} % of the hidden tokens, and always naming the commonest gives "
         f"{majority:.1f} %: it ends **{verdict}** that baseline."
     )
+
+
+def lead_accuracy_table(table: pd.DataFrame) -> Table:
+    """`explanations.accuracy_by_lead` in words."""
+    words = pd.DataFrame(
+        {
+            "hidden patches": table.hidden.map("{:,.0f}".format),
+            "named right (%)": (100 * table.accuracy).map("{:.1f}".format),
+            "always the lead's commonest token (%)": (100 * table.majority).map("{:.1f}".format),
+            "difference (points)": ((100 * table.above).round(1) + 0.0).map("{:+.1f}".format),
+        }
+    )
+    words.loc[table.accuracy.isna(), words.columns[1:]] = "-"  # nothing of this lead was hidden
+    return Table(words.set_index(pd.Index(table.lead, name="lead")))
 
 
 # --- domain shift ---

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ecglib import explanations
+from ecglib.attention import even_distances
 from ecglib.beit import MaskedImageModel, normalise
 from ecglib.checkpoints import save_encoder
 from ecglib.classifiers import make_classifier
@@ -20,6 +21,7 @@ from ecglib.explanations import Explained
 from ecglib.filtering import FilterSettings
 from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings
+from ecglib.pretrain import PretrainSettings
 from ecglib.records import LEADS_8
 
 CELL = Cell("stemi", "heartbeit", "finetuned", "official", 1.0, 0, 0)
@@ -152,3 +154,53 @@ def test_guesses_fill_hidden_patches_only(tmp_path: Path) -> None:
     with torch.inference_mode():
         logits = model(normalise(torch.from_numpy(pixels)), torch.from_numpy(hidden))
     np.testing.assert_array_equal(guesses[hidden], logits.argmax(dim=1).numpy())
+
+
+def test_accuracy_is_counted_lead_by_lead() -> None:
+    true = np.zeros((2, 14, 14), np.uint16)
+    true[:, :, 7:] = 1
+    true[0, 0] = 2  # rows 0 and 1 hold lead I, by 4 to 3
+    hidden = np.zeros((2, 14, 14), bool)
+    hidden[:, 0] = hidden[:, 1] = hidden[:, 13] = True
+    guessed = true.copy()
+    guessed[:, 1] = 9
+    guessed[1, 13, :7] = 9
+    table = explanations.accuracy_by_lead(*(a.reshape(2, 196) for a in (true, guessed, hidden)))
+    found: Any = table.set_index("lead")
+    assert found.accuracy["I"] == pytest.approx(1 / 1.75)
+    # Of 2 x 14 x 1.75 patches: token 2 in 14, tokens 0 and 1 in 7 + 14 x 0.75 each.
+    assert found.majority["I"] == pytest.approx(17.5 / 49)
+    assert found.hidden["I"] == pytest.approx(49)
+    assert found.accuracy["II"] == 0  # a quarter of row 1 is lead II's
+    assert found.accuracy["V6"] == pytest.approx(0.75)
+    assert found.above["V6"] == pytest.approx(0.25)
+    assert found.loc[["V1", "V2", "V3", "V4"], "accuracy"].isna().all()
+
+
+def test_many_images_are_guessed_as_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_encoder(tmp_path / "encoder.safetensors", MaskedImageModel("heartbeit_nano", 64, seed=3), {})
+    tokenizer = SimpleNamespace(encode=lambda pixels: np.zeros((len(pixels), 196), np.uint16), vocab_size=64)
+    study: Any = SimpleNamespace(encoder_folder=tmp_path, tokenizer=tokenizer)
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 224, 224), np.uint8)
+    hidden = np.random.default_rng(1).random((5, 196)) < np.linspace(0.1, 0.6, 5)[:, None]
+    together = explanations.guess_tokens(study, pixels, hidden)
+    monkeypatch.setattr(explanations, "GUESSED_AT_ONCE", 2)
+    assert (explanations.guess_tokens(study, pixels, hidden) == together).mean() > 0.999
+
+
+def test_attention_of_the_pretrained_network_stands_beside_random_weights(tmp_path: Path) -> None:
+    model = MaskedImageModel("heartbeit_nano", 64, seed=3)
+    with torch.no_grad():
+        model.encoder.get_parameter("rel_pos_bias.relative_position_bias_table").normal_(std=3)
+    save_encoder(tmp_path / "encoder.safetensors", model, {})
+    profile = SimpleNamespace(settings=lambda _: PretrainSettings())
+    study: Any = SimpleNamespace(
+        encoder_folder=tmp_path, tokenizer=SimpleNamespace(vocab_size=64), profile=profile
+    )
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 224, 224), np.uint8)
+    found = explanations.attention_by_layer(study, pixels)
+    assert list(found) == ["pretrained", "random weights"]
+    assert [len(table) for table in found.values()] == [12, 12]  # four layers of three heads
+    even = even_distances()
+    assert found["random weights"].time.to_numpy() == pytest.approx(np.full(12, even["time"]), rel=0.05)
+    assert (found["pretrained"].time - even["time"]).abs().max() > 0.1

@@ -8,6 +8,8 @@ import pytest
 from matplotlib import rcParams
 
 from ecglib import figures, pictures, score_figures
+from ecglib.attention import even_distances
+from ecglib.cost import CostSettings, over_utilisation
 from ecglib.datasets import Cohort, CohortSettings, open_cohort
 from ecglib.image import ImageSettings
 from ecglib.masking import draw_masks
@@ -88,6 +90,11 @@ def studies() -> pd.DataFrame:
     return pd.concat([limits.assign(**known, interval=name) for name in ("percentile", "of_mean")])
 
 
+def looks() -> pd.DataFrame:
+    heads = [{"layer": layer, "head": head} for layer in (1, 2) for head in (1, 2, 3)]
+    return pd.DataFrame(heads).assign(distance=5.0, time=[1, 2, 3, 4, 5, 6], leads=4.0)
+
+
 def all_plots(cohort: Cohort) -> dict[str, Any]:
     wave = np.random.default_rng(0).normal(size=(8, 2500))
     tokens = np.arange(392, dtype=np.uint16).reshape(2, 196) % 64
@@ -102,6 +109,8 @@ def all_plots(cohort: Cohort) -> dict[str, Any]:
         "code_use": figures.code_use(tokens, 64, 0.3),
         "courses": figures.courses(history(), {"loss": "Loss (nats)", "lr": "Learning rate"}),
         "pretraining": figures.pretraining(history(), 512),
+        "attention": figures.attention({"one": looks(), "random": looks()}, even_distances(), 5.0),
+        "days_over_utilisation": figures.days_over_utilisation(over_utilisation(CostSettings()), {"paper": 0.03}),
         "distances": figures.distances(pairs, {"ECG and ECG": 2.14}),
         "histograms": figures.histograms(PIXELS, PIXELS),
         "lead_shares": figures.lead_shares(shares()),

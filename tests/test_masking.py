@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecglib.errors import EcglibError
-from ecglib.masking import KINDS, MaskedCorpus, blockwise, draw_masks, uniform
+from ecglib.masking import (
+    KINDS,
+    MaskedCorpus,
+    blockwise,
+    draw_masks,
+    lead_balanced,
+    lead_mask,
+    lead_patch_rows,
+    uniform,
+)
 from ecglib.shards import ImageStore
 
 
@@ -61,6 +70,44 @@ def test_uniform_hides_exactly_the_target_everywhere_alike() -> None:
     assert np.abs(share - 78 / 196).max() < 4.5 * error
 
 
+def test_lead_balanced_has_no_favourite_lead_and_no_favourite_time() -> None:
+    masks = draw_masks("lead_balanced", seed=0, epoch=0, image_ids=np.arange(4000)).reshape(-1, 14, 14)
+    assert (masks.sum((1, 2)) == 78).all()
+    by_lead = lead_patch_rows() @ masks.mean((0, 2))
+    assert by_lead == pytest.approx(np.full(8, 78 / 196), abs=0.01)
+    assert masks.mean((0, 1)) == pytest.approx(np.full(14, 78 / 196), abs=0.01)
+    # Rows of one lead, and rows of two.
+    alone, shared = [0, 2, 4, 6, 7, 9, 11, 13], [1, 3, 5, 8, 10, 12]
+    assert masks.mean((0, 2))[alone] == pytest.approx(0.31, abs=0.02)
+    assert masks.mean((0, 2))[shared] == pytest.approx(0.52, abs=0.02)
+
+
+def test_lead_balanced_hides_a_run_of_every_lead_whole() -> None:
+    for mask in draw_masks("lead_balanced", 1, 0, np.arange(200)).reshape(-1, 14, 14):
+        cut_short = 0
+        for touched in lead_patch_rows() > 0:
+            whole = mask[touched].all(axis=0)
+            assert 3 <= whole.sum() <= 14
+            # On a circle, runs begin where a column is hidden and the one before is not.
+            if (whole & ~np.roll(whole, 1)).sum() > 1:
+                cut_short += 1  # the neighbours' runs together hid another stretch of this lead
+        assert cut_short <= 4
+
+
+def test_a_lead_is_as_high_as_a_patch_and_three_quarters() -> None:
+    shares = lead_patch_rows()
+    assert shares.sum(axis=1) == pytest.approx(np.ones(8))
+    assert shares.sum(axis=0) == pytest.approx(np.full(14, 8 / 14))
+    # By pixels: a band is 28 rows of the image, a patch 16.
+    pixel_rows = np.arange(224)
+    counted = np.zeros((8, 14))
+    np.add.at(counted, (pixel_rows // 28, pixel_rows // 16), 1 / 28)
+    assert shares == pytest.approx(counted)
+    hidden = lead_mask("II").reshape(14, 14)
+    assert np.flatnonzero(hidden.all(axis=1)).tolist() == [1, 2, 3]
+    assert hidden.sum() == 3 * 14
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_mask_depends_on_seed_image_and_epoch_only(kind: str) -> None:
     ids = np.array([7, 3, 900_000, 11])
@@ -95,20 +142,23 @@ def test_no_mask_is_empty_or_above_its_target(grid: int, share: float, seed: int
     assert (mask.sum(1) <= target).all()
 
 
-def test_drawing_costs_little_beside_a_training_step() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_drawing_costs_little_beside_a_training_step(kind: str) -> None:
     ids = np.arange(500)
     seconds = []
     for epoch in range(5):
         start = time.perf_counter()
-        draw_masks("blockwise", 0, epoch, ids)
+        draw_masks(kind, 0, epoch, ids)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) / 500 < 0.5e-3  # 0.1 ms on the machine where it was written
 
 
 def test_wrong_arguments_are_named() -> None:
-    with pytest.raises(EcglibError, match=r"'blocks' is unknown: choose one of blockwise, uniform"):
+    with pytest.raises(
+        EcglibError, match=r"'blocks' is unknown: choose one of blockwise, uniform, lead_balanced"
+    ):
         draw_masks("blocks", 0, 0, np.arange(2))
-    for draw in (blockwise, uniform):
+    for draw in (blockwise, uniform, lead_balanced):
         for target in (0, 197):
             with pytest.raises(EcglibError, match=rf"1 to 196 patches .*, not {target}"):
                 draw(np.random.default_rng(0), target)

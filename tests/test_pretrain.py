@@ -1,5 +1,6 @@
 """Pretraining learns, goes on after a kill to the same bytes, and is the same on one process or two."""
 
+import errno
 import io
 import math
 import multiprocessing
@@ -22,13 +23,16 @@ import pytest
 import torch
 from torch import nn
 
-from ecglib import beit
+from ecglib import beit, shards
 from ecglib.beit import MaskedImageModel, normalise
 from ecglib.checkpoints import read_checkpoint
+from ecglib.datasets import CohortSettings, open_cohort
 from ecglib.errors import EcglibError
+from ecglib.filtering import FilterSettings
+from ecglib.image import ImageSettings
 from ecglib.masking import MaskedCorpus
 from ecglib.pretrain import Callback, PretrainSettings, learning_rate_at, pretrain
-from ecglib.shards import ImageStore
+from ecglib.shards import ImageStore, JoinedImages, write_images
 
 N_IMAGES, VOCAB = 12, 20
 SETTINGS: dict[str, object] = {
@@ -79,6 +83,38 @@ def run_in_subprocess(command: Sequence[str], folder: Path, changes: str) -> sub
 
 def without_timing(history: pd.DataFrame) -> pd.DataFrame:
     return history.drop(columns="images_per_second")
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    """A folder of twelve drawn ECGs in shards of five."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "SHARD_SIZE", 5)
+        cohort = open_cohort(CohortSettings(n_patients=50))
+        write_images(
+            cohort, FilterSettings(), ImageSettings(size=64), tmp_path / "images", rows=range(12), workers=1
+        )
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_images_that_changed_on_disk_are_never_learnt_from(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, joined: bool
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_SIZE", 5)
+    store = JoinedImages((images(4), ImageStore.open(drawn))) if joined else ImageStore.open(drawn)
+    words = np.tile(tokens(), (2, 1))[: len(store)]
+    settings = settings_with(steps=1, warmup_steps=0)
+    pretrain(store, words, np.arange(4), VOCAB, settings, tmp_path / "whole")
+    with open(drawn / "images-00001.npy", "rb+") as stream:
+        stream.seek(-1000, os.SEEK_END)
+        stream.write(b"\x07")
+    with pytest.raises(EcglibError) as caught:
+        pretrain(store, words, np.arange(4), VOCAB, settings, tmp_path / "changed")
+    assert str(caught.value) == (
+        f"{drawn / 'images-00001.npy'}: its bytes differ from its checksum; prepare the images again"
+    )
+    assert not (tmp_path / "changed").exists()
 
 
 # --- learning ---
@@ -337,6 +373,33 @@ def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path: Path) -> 
     assert "\n" not in first + second
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "history.parquet"])
+def test_full_disk_at_the_end_is_one_line_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with monkeypatch.context() as patch:
+        if name == "history.parquet":
+            patch.setattr(pd.DataFrame, "to_parquet", lambda _, path, **__: fill_disk(path))
+        else:
+            patch.setattr(Path, "write_bytes", lambda path, _: fill_disk(path))
+        with pytest.raises(EcglibError) as caught:
+            run(tmp_path, steps=10)
+    assert str(caught.value) == (
+        f"{tmp_path / name} cannot be written ([Errno 28] No space left on device); "
+        "the checkpoint is kept: free space and go on"
+    )
+    assert not (tmp_path / name).exists()
+    assert not list(tmp_path.rglob("*.partial"))
+    history = run(tmp_path, steps=10)
+    assert without_timing(history).equals(without_timing(run(tmp_path / "unbroken", steps=10)))
+
+
+def fill_disk(path: Path) -> None:
+    with open(path, "wb") as stream:
+        stream.write(b"half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from ecglib.classifiers import make_classifier
 from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings, preprocess
 from ecglib.image import ImageSettings, draw
+from ecglib.patchbook import PatchBook
 from ecglib.preprocessing import fingerprint
 from ecglib.published import load, publish
 from ecglib.tensorfiles import read_tensors, write_tensors
@@ -30,10 +31,13 @@ SETTINGS = TokenizerSettings(n_hid=8, vocab_size=64)
 DRAWN = fingerprint(FilterSettings(high_hz=30), ImageSettings(mv_per_row=1.5))
 
 
-def a_run(folder: Path, drawn: dict = DRAWN, vocab_size: int = 64) -> Path:
+def a_run(folder: Path, drawn: dict = DRAWN, vocab_size: int = 64, kind: str = "dvae") -> Path:
     """A tokenizer and an encoder as a study leaves them, of random weights."""
-    described = {"settings": asdict(SETTINGS), "vocab_size": 64, "preprocessing": drawn}
-    Tokenizer(*make_networks(SETTINGS), described).save(folder)
+    described = {"settings": asdict(replace(SETTINGS, kind=kind)), "vocab_size": 64, "preprocessing": drawn}
+    if kind == "kmeans":
+        PatchBook(torch.rand(64, 64, generator=torch.Generator().manual_seed(0)), described).save(folder)
+    else:
+        Tokenizer(*make_networks(SETTINGS), described).save(folder)
     metadata = {
         "preprocessing": drawn,
         "tokenizer_sha256": load_tokenizer(folder).metadata["weights_sha256"],
@@ -69,6 +73,16 @@ def test_two_lines_lead_from_waveforms_to_features(weights: Path, monkeypatch: p
     features = model.features(model.images(some_waveforms(), 100))
     assert (features.shape, features.dtype) == ((2, 12), np.float32)
     assert np.abs(features[0] - features[1]).max() > 1e-4
+
+
+def test_a_book_of_patches_is_published_like_a_dvae(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", kind="kmeans")
+    publish(run / "encoder.safetensors", run, tmp_path / "weights" / "words")
+    model, pixels = load("words", tmp_path / "weights"), np.full((2, 224, 224), 200, np.uint8)
+    assert isinstance(model.tokenizer, PatchBook)
+    tokens = model.tokenizer.encode(pixels)
+    np.testing.assert_array_equal(load_tokenizer(run).encode(pixels), tokens)
+    assert model.tokenizer.decode(tokens).shape == (2, 112, 112)
 
 
 def test_images_are_drawn_as_in_pretraining(weights: Path) -> None:

@@ -234,6 +234,38 @@ def test_mask_table_tells_corner_from_centre() -> None:
     assert row["a corner is hidden in (%)"] == "6"
 
 
+def test_a_patch_counts_for_a_lead_by_its_share_of_the_band() -> None:
+    masks = np.zeros((4, 14, 14), bool)
+    masks[:2, 1] = True  # row 1: 3/7 of lead I's band, 1/7 of lead II's
+    row: Any = tables.mask_lead_table({"one row": masks.reshape(4, 196)}).loc["one row"]
+    assert row.tolist() == ["21", "7", *"000000"]
+    sentence = tables.mask_lead_sentence({"one row": masks.reshape(4, 196)})
+    assert sentence == "Lead I, V6 and the lead that is hidden most: 21, 0 and 21 % under `one row`."
+
+
+def test_a_lead_is_judged_by_its_own_commonest_token() -> None:
+    measured = pd.DataFrame(
+        {
+            "lead": ["I", "V5", "V6"],
+            "hidden": [1234.4, 0, 7],
+            "accuracy": [0.5, np.nan, 0.2],
+            "majority": [0.25, np.nan, 0.2 + 1e-9],
+        }
+    )
+    table: Any = tables.lead_accuracy_table(measured.assign(above=measured.accuracy - measured.majority))
+    assert table.loc["I"].tolist() == ["1,234", "50.0", "25.0", "+25.0"]
+    assert table.loc["V5"].tolist() == ["0", "-", "-", "-"]
+    assert table.loc["V6"].tolist() == ["7", "20.0", "20.0", "+0.0"]
+
+
+def test_ranges_are_told_in_millivolts() -> None:
+    ranges = pd.DataFrame(
+        {"lead": ["V1"], "original_mv": 1.234, "copy_mv": 1.1, "correlation": np.nan, "error_mv": 0.0456}
+    )
+    table: Any = tables.amplitude_table(ranges)
+    assert table.loc["V1"].tolist() == ["1.23", "1.10", "0.046", "-"]
+
+
 @pytest.mark.parametrize(("accuracy", "verdict"), [(0.5, "above"), (0.2, "not above"), (0.1, "not above")])
 def test_pretraining_is_judged_by_the_commonest_token(accuracy: float, verdict: str) -> None:
     history = pd.DataFrame(
