@@ -110,7 +110,7 @@ def all_plots(cohort: Cohort) -> dict[str, Any]:
         "courses": figures.courses(history(), {"loss": "Loss (nats)", "lr": "Learning rate"}),
         "pretraining": figures.pretraining(history(), 512),
         "attention": figures.attention({"one": looks(), "random": looks()}, even_distances(), 5.0),
-        "days_over_utilisation": figures.days_over_utilisation(over_utilisation(CostSettings()), {"paper": 0.03}),
+        "days_over_utilisation": figures.days_over_utilisation(over_utilisation(CostSettings()), {"a": 0.03}),
         "distances": figures.distances(pairs, {"ECG and ECG": 2.14}),
         "histograms": figures.histograms(PIXELS, PIXELS),
         "lead_shares": figures.lead_shares(shares()),
