@@ -35,10 +35,9 @@ def read_facts(path: Path = FACTS_FILE) -> dict[str, str]:
     Raises EcglibError for a missing file or column, and for a name that stands twice.
     """
     facts = read_text_table(path, ("name", "value", "source", "statement"))
-    if facts.name.duplicated().any():
-        raise EcglibError(
-            f"{path.name}: {facts.name[facts.name.duplicated()].iloc[0]} stands twice: keep one"
-        )
+    twice = facts.name[facts.name.duplicated()]
+    if len(twice):
+        raise EcglibError(f"{path.name}: {twice.iloc[0]} stands twice: keep one")
     return dict(zip(facts.name, facts.value, strict=True))
 
 
@@ -239,10 +238,16 @@ def learning_rates(n_steps: int = 1000) -> pd.DataFrame:
     return pd.DataFrame({"share": np.arange(n_steps) / (n_steps - 1), "rate": rates})
 
 
+def said_rates() -> tuple[float, float]:
+    """The range of learning rates that the text names."""
+    facts = read_facts()
+    return float(facts["lr_text_low"]), float(facts["lr_text_high"])
+
+
 def learning_rate_table(rates: pd.DataFrame) -> Table:
     """Where the learning rate begins, peaks and ends, beside what is said of it, and the epochs."""
     facts = read_facts()
-    said = f"{float(facts['lr_text_low']):.0e} to {float(facts['lr_text_high']):.0e}"
+    said = "{:.0e} to {:.0e}".format(*said_rates())
     drawn = f"{rates.rate.iloc[0]:.0e}, then {rates.rate.max():.0e}, then {rates.rate.iloc[-1]:.0e}"
     rows = {
         "learning rate": {"text": said, "public code": drawn},
@@ -259,15 +264,13 @@ def ink_table(photographs: np.ndarray, percents: Sequence[float] = (0, 2, 5, 10)
 
     The pixels lie anywhere: the distance does not see where. The share of the paper's ECGs is marked.
     """
-    claims = read_claims().set_index("id")["paper_value"]
+    claims, ink = read_claims().set_index("id")["paper_value"], float(read_facts()["ink_percent"])
     natural, rows = histograms(photographs), {}
     for percent in percents:
         page = np.full((1, 10_000), 255, np.uint8)
         page[0, : round(100 * percent)] = 0
         mean = pairwise_wasserstein(histograms(page), natural).mean()
-        ecg = (
-            f"{claims['wasserstein-ecg-natural']:g}" if percent == float(read_facts()["ink_percent"]) else ""
-        )
+        ecg = f"{claims['wasserstein-ecg-natural']:g}" if percent == ink else ""
         rows[f"{percent:g} %"] = {"mean distance (grey levels)": f"{mean:.1f}", "the paper's, for ECGs": ecg}
     within = pairwise_wasserstein(natural, natural)[np.triu_indices(len(natural), 1)].mean()
     rows["photographs instead"] = {
@@ -277,13 +280,18 @@ def ink_table(photographs: np.ndarray, percents: Sequence[float] = (0, 2, 5, 10)
     return Table(pd.DataFrame(rows).T.rename_axis("black pixels on the page"))
 
 
+def map_cells() -> dict[str, int]:
+    """How many cells a row of a saliency map has, by kind of network."""
+    facts, kinds = read_facts(), {"HeartBEiT, ViT-B/16": "vit", "ResNet-152, EfficientNet-B4": "cnn"}
+    side = float(facts["image_pixels"])
+    return {name: round(side / float(facts[f"{kind}_cell_pixels"])) for name, kind in kinds.items()}
+
+
 def resolution_table() -> Table:
     """What one cell of a saliency map covers, by kind of network."""
-    facts = read_facts()
-    side, window, leads = (float(facts[name]) for name in ("image_pixels", "window_ms", "leads"))
-    rows = {}
-    for name, kind in (("HeartBEiT, ViT-B/16", "vit"), ("ResNet-152, EfficientNet-B4", "cnn")):
-        n = round(side / float(facts[f"{kind}_cell_pixels"]))
+    facts, rows = read_facts(), {}
+    window, leads = (float(facts[name]) for name in ("window_ms", "leads"))
+    for name, n in map_cells().items():
         rows[name] = {
             "cells": f"{n} x {n}",
             "a cell lasts (ms)": f"{window / n:.0f}",
@@ -336,19 +344,17 @@ def _interval_checks(claims: pd.DataFrame) -> list[dict[str, str]]:
 
 def _relative_checks(claims: pd.DataFrame) -> list[dict[str, str]]:
     """Relative differences for which the paper prints both scores as well."""
-    values = claims.loc[claims["kind"] == "value"].set_index(
-        ["outcome", "fraction", "part", "metric", "model"]
-    )
-    rows = []
+    keys, rows = ["outcome", "fraction", "part", "metric"], []
+    values = claims.loc[claims["kind"] == "value"].set_index([*keys, "model"])["paper_value"]
     for claim in claims.loc[claims["kind"] == "relative difference"].to_dict("records"):
-        where = (claim["outcome"], claim["fraction"], claim["part"], claim["metric"])
-        pair = [(*where, claim[name]) for name in ("model", "reference")]
+        pair = [(*(claim[key] for key in keys), claim[name]) for name in ("model", "reference")]
         if all(key in values.index for key in pair):
-            a, b = (float(values.loc[[key], "paper_value"].iloc[0]) for key in pair)
+            a, b = (float(values.loc[[key]].iloc[0]) for key in pair)
             low, high = ((a - s) / (b + s) * 100 - 100 for s in (ROUNDING, -ROUNDING))
             fits = "agree" if low <= claim["paper_value"] <= high else "cannot both be right"
-            rows.append(_row(f"{outcome_name(claim['outcome'])}: HeartBEiT over {claim['reference']}",
-                             f"{claim['paper_value']:g} %", f"{a:.2f} / {b:.2f}: {low:.1f} to {high:.1f} %", fits))  # fmt: skip
+            name = f"{outcome_name(claim['outcome'])}: HeartBEiT over {claim['reference']}"
+            found = f"{a:.2f} / {b:.2f}: {low:.1f} to {high:.1f} %"
+            rows.append(_row(name, f"{claim['paper_value']:g} %", found, fits))
     return rows
 
 

@@ -18,15 +18,15 @@ from ecglib.checkpoints import read_checkpoint
 from ecglib.claims import CLAIMS_FILE
 from ecglib.classical import MODEL, TreeSettings, fit_trees
 from ecglib.datasets import CohortSettings
-from ecglib.errors import EcglibError
 from ecglib.grid import Cell
 from ecglib.metrics import PROTOCOLS, ScoreSettings, choose_step, score_cell
 from ecglib.published import ENCODER, WEIGHTS
-from ecglib.score_tables import score_table
-from ecglib.splits import SPLITS, label_fraction_rows
-from ecglib.study import Study
+from ecglib.score_tables import NOT_ESTIMABLE, score_table
+from ecglib.splits import SPLITS, assign, label_fraction_rows
+from ecglib.study import LACKS_CLASS, Study
 from ecglib.style import PART_NAMES, Table, model_name, outcome_name
 
+LEFT_OUTSIDE = ("ECGs", "patients", "patients with ECGs outside", "ECGs outside")
 LARGER_MODELS_FILE = CLAIMS_FILE.with_name("larger_models.csv")
 
 
@@ -76,9 +76,7 @@ def weights_table(weights: Path = WEIGHTS) -> Table:
                 "seen of the paper's test part (seed42)": f"{100 * share:.0f} %",
             }
     if not rows:
-        return Table({"public weights": ["none come with this copy of the package"]}).set_index(
-            "public weights"
-        )
+        return Table({"public weights": ["none come with this copy of the package"]})
     return Table(pd.DataFrame(rows).T.rename_axis(["weights", "source"]))
 
 
@@ -88,7 +86,7 @@ def draw_table(study: Study, outcome: str, fractions: Sequence[float] = (0.01, 0
     Both stratified by the outcome, one draw. Last columns: patients of the draw who have further training
     ECGs outside it, and those ECGs.
     """
-    parts = study.parts("seed42")
+    parts = assign(study.cohort.manifest, "seed42")
     part = parts.mask(parts == "validation", "train").where(study.labels(outcome) >= 0)  # the paper has none
     rows = {}
     for fraction in fractions:
@@ -107,18 +105,12 @@ def _record_draw(part: pd.Series, labels: np.ndarray, fraction: float) -> np.nda
 
 def _left_outside(patient_id: pd.Series, part: pd.Series, drawn: np.ndarray | None) -> dict[str, str]:
     if drawn is None:
-        return dict.fromkeys(
-            ("ECGs", "patients", "patients with ECGs outside", "ECGs outside"), "not estimable"
-        )
+        return dict.fromkeys(LEFT_OUTSIDE, NOT_ESTIMABLE)
     patients = set(patient_id.iloc[drawn])
     outside = ((part == "train") & patient_id.isin(patients)).to_numpy()
     outside[drawn] = False
-    return {
-        "ECGs": f"{len(drawn):,}",
-        "patients": f"{len(patients):,}",
-        "patients with ECGs outside": f"{patient_id[outside].nunique():,}",
-        "ECGs outside": f"{outside.sum():,}",
-    }
+    found = (len(drawn), len(patients), len(set(patient_id.iloc[outside])), outside.sum())
+    return dict(zip(LEFT_OUTSIDE, map("{:,}".format, found), strict=True))
 
 
 # --- average precision ---
@@ -152,7 +144,7 @@ def _largest(study: Study) -> list[Cell]:
 def tree_scores(study: Study) -> pd.DataFrame:
     """Scores of trees on the classical measurements in the form of `study.scores`, for all outcomes.
 
-    At every split and fraction of the grid, first draw, both protocols; a fraction without a class has none.
+    At every split and fraction of the grid, first draw, both protocols.
     """
     settings, scoring = study.profile.settings(TreeSettings), study.profile.settings(ScoreSettings)
     own = [replace(cell, model=MODEL, kind="finetuned", draw=0, seed=0)
@@ -160,12 +152,13 @@ def tree_scores(study: Study) -> pd.DataFrame:
     found = []
     for cell in dict.fromkeys(own):
         rows = study.rows(cell)
-        if rows is not None:
+        if rows is None:
+            lacking = {"estimable": False, "reason": LACKS_CLASS}
+            scores = [pd.DataFrame([{"protocol": protocol, **lacking}]) for protocol in PROTOCOLS]
+        else:
             table = fit_trees(study.measurements, study.images, rows, study.labels(cell.outcome), settings)
             scores = [score_cell(table, protocol, scoring) for protocol in PROTOCOLS]
-            found.append(pd.concat(scores).assign(**asdict(cell)))
-    if not found:
-        raise EcglibError("no label fraction holds both classes: take more patients")
+        found.append(pd.concat(scores).assign(**asdict(cell)))
     return pd.concat(found, ignore_index=True)
 
 
@@ -175,7 +168,7 @@ def baseline_scores(scores: pd.DataFrame, trees: pd.DataFrame) -> Table:
 
 
 def baseline_sentence(scores: pd.DataFrame, trees: pd.DataFrame) -> str:
-    """In how many comparisons, at the same outcome, split, fraction and part, each side has the higher AUROC."""
+    """In how many comparisons, at the same outcome, split, fraction and part, HeartBEiT is ahead."""
     keys = ["outcome", "split", "fraction", "part"]
 
     def means(table: pd.DataFrame) -> pd.Series:
@@ -186,8 +179,8 @@ def baseline_sentence(scores: pd.DataFrame, trees: pd.DataFrame) -> str:
     both = pd.concat([ours, means(trees)], axis=1, join="inner", keys=["network", "trees"])
     ahead = int((both["network"] > both["trees"]).sum())
     return (
-        f"Fine-tuned HeartBEiT has the higher AUROC in **{ahead} of {len(both)}** comparisons with the classical "
-        "measurements (honest protocol, means over draws; no test of the differences)."
+        f"Fine-tuned HeartBEiT has the higher AUROC in **{ahead} of {len(both)}** comparisons with the "
+        "classical measurements (honest protocol, means over draws; no test of the differences)."
     )
 
 
@@ -197,10 +190,11 @@ def larger_models_table(scores: pd.DataFrame, path: Path = LARGER_MODELS_FILE) -
     The published ones are macro AUROC over PTB-XL's five superclasses; ours is of one outcome.
     """
     table = read_text_table(path, ("model", "auroc", "training"))
+    task = "five superclasses of PTB-XL, macro AUROC"
     rows: list[dict[str, Any]] = [
-        {"model": row["model"], "task": "five superclasses of PTB-XL, macro AUROC", "training": row["training"],
-         "AUROC": f"{float(row['auroc']):.3f}"} for row in table.to_dict("records")
-    ]  # fmt: skip
+        {"model": model, "task": task, "training": training, "AUROC": f"{float(auroc):.3f}"}
+        for model, auroc, training in table[["model", "auroc", "training"]].to_numpy()
+    ]
     own = scores.loc[
         (scores.model == "heartbeit") & (scores.kind == "finetuned") & (scores.protocol == "honest")
         & (scores.metric == "auroc") & (scores.part == "test") & (scores.draw == 0) & (scores.seed == 0)

@@ -89,7 +89,8 @@ def fit_trees(
         max_iter=settings.tree_rounds[-1],
         learning_rate=settings.tree_learning_rate,
         min_samples_leaf=settings.tree_leaf_records,
-        early_stopping=False,  # the round is chosen on the patients of the validation part
+        # The round is chosen on the patients of the validation part. The stubs know only the text "auto".
+        early_stopping=False,  # type: ignore[arg-type]
         random_state=SEED,
     ).fit(x[rows["train"]], labels[rows["train"]])
     tables = []

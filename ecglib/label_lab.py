@@ -8,7 +8,7 @@ table has one definition of each of its outcomes.
 import copy
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,11 @@ from ecglib.cohort import Cohort
 from ecglib.datasets import REMOVED_IN_1_0_3, CohortSettings, read_ptbxl_table, read_scp_statements
 from ecglib.errors import EcglibError
 from ecglib.grid import Cell, GridSettings
-from ecglib.labels import ELEVATION_WORDS, STEMI_DEFINITIONS, stemi_label
+from ecglib.labels import ELEVATION_WORDS, STEMI_DEFINITIONS, LabSettings, stemi_label
 from ecglib.metrics import ScoreSettings, score_cell
+from ecglib.splits import assign
 from ecglib.study import LACKS_CLASS, Study
-from ecglib.style import PART_NAMES, Table, model_name
+from ecglib.style import METRIC_NAMES, PART_NAMES, Table, model_name
 
 OUTCOME = "stemi"
 STRONG = 0.5  # severity, 0..1
@@ -39,15 +40,9 @@ WORDS = {
     "old": r"\balt\b|\bold\b",
     "age undetermined": r"\balter unbest|age undetermined",
 }
+STAGES = ("I", "I-II", "II", "II-III", "III", "unknown", "none")
 MIN_DEVICE_ECGS = 200  # fewer say little of a prevalence of some percent
 CONTROLS = ("heartbeit", "random")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabSettings:
-    """What the label lab looks at closely."""
-
-    definition: str = ""  # a definition of the page's first table; empty: the one the study is run with
 
 
 def source_sentence(study: Study) -> str:
@@ -57,16 +52,17 @@ def source_sentence(study: Study) -> str:
         return f"> {study.cohort.name}: definitions from PTB-XL's codes, infarction stages and reports."
     what = "the truth, which the generator knows" if source == "embedded" else "the table's own labels"
     return (
-        f"> **{study.cohort.name}** has no diagnostic codes to switch. The definitions here are made of {what}; "
-        "those that could have been the paper's need PTB-XL: `ecglib run ptbxl-tiny --data PTBXL_DIR`"
+        f"> **{study.cohort.name}** has no diagnostic codes to switch. The definitions here are made of "
+        f"{what}; those that could have been the paper's need PTB-XL: "
+        "`ecglib run ptbxl-tiny --data PTBXL_DIR`"
     )
 
 
 def definitions(study: Study) -> pd.DataFrame:
     """Every definition as a column of 0 and 1 (int8), one row for each of the study's records."""
-    cohort = study.cohort
-    if study.data_dir is not None:
-        records, statements = _records(study), read_scp_statements(study.data_dir)
+    cohort, records = study.cohort, _records(study)
+    if study.data_dir is not None and records is not None:
+        statements = read_scp_statements(study.data_dir)
         made = {name: stemi_label(records, statements, name) for name in STEMI_DEFINITIONS}
     elif cohort.drawn is not None:
         made = _of_the_truth(cohort, cohort.drawn)
@@ -115,8 +111,8 @@ def chosen_definition(study: Study, marked: pd.DataFrame) -> str:
 
 
 def prevalence_table(study: Study, marked: pd.DataFrame) -> Table:
-    """Each definition's rule, ECGs, patients and prevalence, in all and in the paper's split, beside the paper's."""
-    parts, claims, rows = study.parts("seed42"), read_claims(), {}
+    """Each definition's rule, ECGs, patients, and prevalence in all and in the paper's split."""
+    parts, claims, rows = assign(study.cohort.manifest, "seed42"), read_claims(), {}
     sets = {"fine-tuning (%)": ("train", "validation"), "test (%)": ("test",)}
     patients = study.cohort.manifest.patient_id
     for name in marked:
@@ -160,7 +156,7 @@ def shared_table(marked: pd.DataFrame) -> Table:
 
 
 def report_table(study: Study, marked: pd.DataFrame) -> Table:
-    """How many reports of each definition's ECGs hold a word, and the share; counts only, no report's text."""
+    """How many reports of each definition's ECGs hold a word, and the share; no report's text."""
     records = _records(study)
     if records is None:
         return _none(study, "reports")
@@ -179,9 +175,7 @@ def stage_table(study: Study, marked: pd.DataFrame) -> Table:
     if records is None:
         return _none(study, "stages of infarction")
     stages = records["infarction_stadium1"].fillna("none").str.replace("Stadium ", "", regex=False)
-    order = [
-        stage for stage in ("I", "I-II", "II", "II-III", "III", "unknown", "none") if (stages == stage).any()
-    ]
+    order = [stage for stage in STAGES if (stages == stage).any()]
     rows = {
         name: {f"stage {stage}": f"{(own & (stages == stage)).sum():,}" for stage in order}
         for name, own in _each(marked)
@@ -190,11 +184,15 @@ def stage_table(study: Study, marked: pd.DataFrame) -> Table:
 
 
 def device_table(study: Study, marked: pd.DataFrame, definition: str) -> Table:
-    """Prevalence of one definition by recording device, of those with at least MIN_DEVICE_ECGS records."""
+    """Prevalence of one definition by recording device.
+
+    Devices with at least MIN_DEVICE_ECGS records, where there are two such.
+    """
     own = marked[definition]
     devices = study.cohort.manifest.device.to_numpy()
     found = own.groupby(devices).agg(["size", "sum", "mean"])
-    found = found.loc[found["size"] >= min(MIN_DEVICE_ECGS, found["size"].max())].sort_values("mean")
+    large = found.loc[found["size"] >= MIN_DEVICE_ECGS]
+    found = (large if len(large) > 1 else found).sort_values("mean")
     return Table(
         {
             "ECGs": found["size"].map("{:,}".format),
@@ -213,9 +211,7 @@ def _share(found: np.ndarray) -> str:
 
 
 def _none(study: Study, what: str) -> Table:
-    return Table(
-        {"": [f"{study.cohort.name} has no {what}; PTB-XL has: ecglib run ptbxl-tiny --data PTBXL_DIR"]}
-    )
+    return Table({"not here": [f"{study.cohort.name} has no {what}; a PTB-XL folder has"]})
 
 
 # --- what the definitions change ---
@@ -263,10 +259,8 @@ def score_table(scored: pd.DataFrame) -> Table:
         line = rows.setdefault((row["definition"], PART_NAMES[row["part"]]), {})
         line |= {"n": f"{row['n']:,.0f}", "positives": f"{row['n_positive']:,.0f}"}
         line["prevalence (%)"] = f"{100 * row['prevalence']:.1f}"
-        metric = row["metric"].upper()
-        line[f"{model_name(row['model'])}, {metric}"] = (
-            f"{row['value']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
-        )
+        scored_by = f"{model_name(row['model'])}, {METRIC_NAMES[row['metric']]}"
+        line[scored_by] = f"{row['value']:.2f} ({row['low']:.2f}-{row['high']:.2f})"
     for definition in dict.fromkeys(scored["definition"]):
         if not any(name == definition for name, _ in rows):
             rows[definition, "not estimable"] = {}

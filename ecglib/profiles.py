@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from ecglib.classical import TreeSettings
 from ecglib.datasets import CohortSettings
 from ecglib.domain_shift import ShiftSettings
 from ecglib.errors import EcglibError
@@ -19,6 +20,7 @@ from ecglib.filtering import FilterSettings
 from ecglib.finetune import FinetuneSettings
 from ecglib.grid import GridSettings
 from ecglib.image import ImageSettings
+from ecglib.labels import LabSettings
 from ecglib.metrics import ScoreSettings
 from ecglib.pretrain import PretrainSettings
 from ecglib.probe import ProbeSettings
@@ -60,6 +62,8 @@ NOTEBOOKS = {
     "06_results": Notebook(reads=("05_finetuning",)),
     "07_domain_shift": Notebook((ShiftSettings,), reads=("02_preprocessing",)),
     "08_saliency": Notebook((SaliencySettings,), reads=("05_finetuning",)),
+    "11_audit": Notebook((TreeSettings,), reads=("05_finetuning",)),
+    "12_label_lab": Notebook((LabSettings,), reads=("05_finetuning",)),
 }
 
 

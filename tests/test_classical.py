@@ -1,4 +1,4 @@
-"""Trees on classical measurements are scikit-learn's, are scored as networks are, and never see the test part."""
+"""Trees on classical measurements are scikit-learn's, are scored as networks are, and see no test label."""
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,8 @@ from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings, preprocess
 from ecglib.measurements import MEASUREMENTS, measure
 from ecglib.metrics import ScoreSettings, score_cell
+from ecglib.records import Record
+from ecglib.synthetic import Rows
 
 N = 400
 ROWS = {
@@ -66,13 +68,13 @@ def test_what_is_measured_is_what_is_drawn(cohort: Cohort) -> None:
 
 def test_an_ecg_without_beats_is_empty_but_for_age_and_sex(cohort: Cohort) -> None:
     class Flat:
-        def read_many(self, rows: np.ndarray) -> list:
+        def read_many(self, rows: Rows) -> list[Record]:
             records = cohort.read_many(rows)
             for record in records:
                 record.waveform[:] = 0
             return records
 
-        def evidence(self, rows: np.ndarray) -> None:
+        def evidence(self, rows: Rows) -> None:
             return None
 
     flat = Cohort(cohort.name, cohort.manifest, cohort.outcomes, True, False, "flat", Flat())
@@ -87,7 +89,11 @@ def test_predictions_are_scikit_learns_at_each_round() -> None:
     assert set(cell.step) == {2, 20}
     for rounds in (2, 20):
         model = HistGradientBoostingClassifier(
-            max_iter=rounds, learning_rate=0.05, min_samples_leaf=10, early_stopping=False, random_state=0
+            max_iter=rounds,
+            learning_rate=0.05,
+            min_samples_leaf=10,
+            early_stopping=False,  # type: ignore[arg-type]
+            random_state=0,
         )
         model.fit(table.to_numpy()[ROWS["train"]], labels[ROWS["train"]])
         found = cell.loc[(cell.step == rounds) & (cell.part == "test")]

@@ -23,7 +23,7 @@ from ecglib.tokenizer import Tokenizer
 
 BIN = Path(sys.executable).parent
 pytestmark = pytest.mark.xdist_group("end_to_end")
-FINETUNING = {"05_finetuning_stemi", "06_results", "08_saliency"}
+FINETUNING = {"05_finetuning_stemi", "06_results", "08_saliency", "11_audit", "12_label_lab"}
 
 
 class Run:
