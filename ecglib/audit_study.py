@@ -141,24 +141,34 @@ def _largest(study: Study) -> list[Cell]:
 # --- what the networks should be better than, and what is better than they ---
 
 
+def tree_predictions(study: Study, cell: Cell) -> pd.DataFrame | None:
+    """Predictions of trees on the classical measurements for a cell; None where a class has no patient."""
+    rows, settings = study.rows(cell), study.profile.settings(TreeSettings)
+    if rows is None:
+        return None
+    return fit_trees(study.measurements, study.images, rows, study.labels(cell.outcome), settings)
+
+
 def tree_scores(study: Study) -> pd.DataFrame:
     """Scores of trees on the classical measurements in the form of `study.scores`, for all outcomes.
 
     At every split and fraction of the grid, first draw, both protocols.
     """
-    settings, scoring = study.profile.settings(TreeSettings), study.profile.settings(ScoreSettings)
-    own = [replace(cell, model=MODEL, kind="finetuned", draw=0, seed=0)
-           for outcome in study.profile.outcomes for cell in study.grid(outcome)]  # fmt: skip
-    found = []
+    settings, found = study.profile.settings(ScoreSettings), []
+    own = [
+        replace(cell, model=MODEL, kind="finetuned", draw=0, seed=0)
+        for outcome in study.profile.outcomes
+        for cell in study.grid(outcome)
+    ]
     for cell in dict.fromkeys(own):
-        rows = study.rows(cell)
-        if rows is None:
-            lacking = {"estimable": False, "reason": LACKS_CLASS}
-            scores = [pd.DataFrame([{"protocol": protocol, **lacking}]) for protocol in PROTOCOLS]
-        else:
-            table = fit_trees(study.measurements, study.images, rows, study.labels(cell.outcome), settings)
-            scores = [score_cell(table, protocol, scoring) for protocol in PROTOCOLS]
-        found.append(pd.concat(scores).assign(**asdict(cell)))
+        predictions = tree_predictions(study, cell)
+        for protocol in PROTOCOLS:
+            table = (
+                pd.DataFrame([{"protocol": protocol, "estimable": False, "reason": LACKS_CLASS}])
+                if predictions is None
+                else score_cell(predictions, protocol, settings)
+            )
+            found.append(table.assign(**asdict(cell)))
     return pd.concat(found, ignore_index=True)
 
 

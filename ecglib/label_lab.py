@@ -7,14 +7,16 @@ table has one definition of each of its outcomes.
 
 import copy
 import inspect
-from collections.abc import Sequence
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from ecglib.audit import printed
+from ecglib.audit_study import tree_predictions
 from ecglib.claims import read_claims
+from ecglib.classical import MODEL
 from ecglib.cohort import Cohort
 from ecglib.datasets import REMOVED_IN_1_0_3, CohortSettings, read_ptbxl_table, read_scp_statements
 from ecglib.errors import EcglibError
@@ -42,7 +44,7 @@ WORDS = {
 }
 STAGES = ("I", "I-II", "II", "II-III", "III", "unknown", "none")
 MIN_DEVICE_ECGS = 200  # fewer say little of a prevalence of some percent
-CONTROLS = ("heartbeit", "random")
+NETWORKS = ("heartbeit", "random")
 
 
 def source_sentence(study: Study) -> str:
@@ -226,29 +228,39 @@ def relabelled(study: Study, outcome: str, labels: np.ndarray) -> Study:
     return other
 
 
-def scores(study: Study, marked: pd.DataFrame, models: Sequence[str] = CONTROLS) -> pd.DataFrame:
-    """Scores of a linear head on each model's frozen features under every definition; the honest protocol.
+def heads_sentence(study: Study) -> str:
+    """Which networks' frozen features are scored here, and which the profile lacks."""
+    heads = _heads(study)
+    names = ", ".join(model_name(model) for model in heads) or "no network"
+    lacking = ", ".join(model_name(model) for model in NETWORKS if model not in heads)
+    missing = f"; not run by this profile (`05_finetuning.head_models`): {lacking}" if lacking else ""
+    return f"Frozen features of {names}{missing}. Beside them trees on the classical measurements."
 
-    All training labels, the grid's first split; models that the profile has heads of. One row a definition,
-    model, part and metric, as `metrics.score_cell`, with `definition` and `model`; where a class is missing
-    one row with `estimable` False.
+
+def _heads(study: Study) -> list[str]:
+    return [model for model in NETWORKS if model in study.profile.settings(GridSettings).head_models]
+
+
+def scores(study: Study, marked: pd.DataFrame) -> pd.DataFrame:
+    """Scores under every definition: heads on each network's frozen features, and trees on measurements.
+
+    All training labels, the grid's first split, the honest protocol. One row a definition, model, part and
+    metric, as `metrics.score_cell`, with `definition` and `model`; where a class is missing one row with
+    `estimable` False.
     """
     grid, settings = study.profile.settings(GridSettings), study.profile.settings(ScoreSettings)
     outcome = OUTCOME if OUTCOME in study.cohort.outcomes else study.profile.outcomes[0]
     found = []
-    for name in marked:
+    for name, model in itertools.product(marked, [*_heads(study), MODEL]):
         other = relabelled(study, outcome, marked[name].to_numpy())
-        for model in (m for m in models if m in grid.head_models):
-            cell = Cell(outcome, model, "head", grid.splits[0], max(grid.head_fractions), 0, 0)
-            predictions = other.predictions(cell)
-            table = (
-                pd.DataFrame([{"estimable": False, "reason": LACKS_CLASS}])
-                if predictions is None
-                else score_cell(predictions, "honest", settings)
-            )
-            found.append(table.assign(definition=name, model=model))
-    if not found:
-        raise EcglibError(f"head_models: the profile has no head of {' or '.join(models)}; add one")
+        cell = Cell(outcome, model, "head", grid.splits[0], max(grid.head_fractions), 0, 0)
+        predictions = tree_predictions(other, cell) if model == MODEL else other.predictions(cell)
+        table = (
+            pd.DataFrame([{"estimable": False, "reason": LACKS_CLASS}])
+            if predictions is None
+            else score_cell(predictions, "honest", settings)
+        )
+        found.append(table.assign(definition=name, model=model))
     return pd.concat(found, ignore_index=True)
 
 

@@ -63,7 +63,7 @@ NOTEBOOKS = {
     "07_domain_shift": Notebook((ShiftSettings,), reads=("02_preprocessing",)),
     "08_saliency": Notebook((SaliencySettings,), reads=("05_finetuning",)),
     "11_audit": Notebook((TreeSettings,), reads=("05_finetuning",)),
-    "12_label_lab": Notebook((LabSettings,), reads=("05_finetuning",)),
+    "12_label_lab": Notebook((LabSettings,), reads=("05_finetuning",), uses=("11_audit",)),
 }
 
 
