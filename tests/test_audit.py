@@ -82,7 +82,7 @@ def test_every_printed_interval_is_held_against_the_width_that_its_patients_allo
 
 
 def test_where_prevalence_is_not_printed_the_width_is_the_least_that_any_prevalence_allows() -> None:
-    row = audit.interval_widths().set_index("id").loc["auroc-low_lvef-1pct-external-heartbeit"]
+    row: Any = audit.interval_widths().set_index("id").loc["auroc-low_lvef-1pct-external-heartbeit"]
     for n_positive in (10, 370, 740, 1100):
         width = 2 * 1.959964 * audit.standard_error(0.87, n_positive, 1480 - n_positive)
         assert row["needed"] <= float(width) + 1e-9

@@ -153,9 +153,7 @@ def test_heads_are_scored_under_each_definition(study: Study) -> None:
     marked = pd.DataFrame({"women": women, "men": ~women, "nobody": 0 * women}).astype(np.int8)
     scored = label_lab.scores(study, marked)
     assert set(scored.model) == {"random", "measurements"}, "the profile has no other head"
-    assert "not run by this profile (`05_finetuning.head_models`): HeartBEiT" in label_lab.heads_sentence(
-        study
-    )
+    assert "(`05_finetuning.head_models`): HeartBEiT" in label_lab.heads_sentence(study)
     tested = scored.loc[(scored.metric == "auroc") & (scored.part == "test")]
     heads = tested.loc[tested.model == "random"].set_index("definition")
     assert heads.loc["women", "value"] == pytest.approx(heads.loc["men", "value"], abs=1e-6)
