@@ -192,9 +192,9 @@ def device_table(study: Study, marked: pd.DataFrame, definition: str) -> Table:
     """
     own = marked[definition]
     devices = study.cohort.manifest.device.to_numpy()
-    found = own.groupby(devices).agg(["size", "sum", "mean"])
+    found = pd.DataFrame(own.groupby(devices).agg(["size", "sum", "mean"])).sort_values(by="mean")
     large = found.loc[found["size"] >= MIN_DEVICE_ECGS]
-    found = (large if len(large) > 1 else found).sort_values("mean")
+    found = large if len(large) > 1 else found
     return Table(
         {
             "ECGs": found["size"].map("{:,}".format),
