@@ -24,6 +24,18 @@ ANY_PART = "any"
 IN_PERCENT = ("relative difference", "no difference", "at least as good")
 # About the paper's own smallest gain at 1 % of the labels (4.8 %): equality must be shown closer than that.
 EQUALITY_MARGIN = 5.0  # percent of the other model's score
+WORDS = ("saliency", "stability")  # kinds of claim that have no number
+# Where a number of ours is made, by kind of claim: a page of the book and a heading on it.
+PAGES = {
+    "value": "05_finetuning_{outcome}.html#the-numbers",
+    "relative difference": "05_finetuning_{outcome}.html#how-large-is-the-difference-to-heartbeit",
+    "no difference": "05_finetuning_{outcome}.html#how-large-is-the-difference-to-heartbeit",
+    "at least as good": "06_results.html#the-paper-s-claims",
+    "stability": "05_finetuning_{outcome}.html#which-model-is-best-with-few-labels-and-with-many",
+    "count": "01_cohorts.html#who-is-in-which-part",
+    "distance": "07_domain_shift.html#the-paper-s-measure",
+    "saliency": "08_saliency.html",
+}
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
 SYNTHETIC, ENRICHED = "not comparable: synthetic cohort", "not comparable: enriched subset"
@@ -153,7 +165,8 @@ def judge(
     6. count: *reproduced* if ours, rounded as the paper's, is the same.
 
     Returns the claims with ours, low, high (relative differences in percent), n, n_patients, n_positive,
-    step, against (the model compared with), n_runs, runs_low, runs_high, protocol, split, verdict, reason.
+    step, against (the model compared with), n_runs, runs_low, runs_high, protocol, split, verdict, reason and
+    page (where the book makes our number, by PAGES; empty where the outcome is not in this book).
     """
     results = _Results(
         _chosen(scores, protocol=protocol, split=split, kind=kind),
@@ -173,15 +186,16 @@ def judge(
         ours, lack = _find(claim, results)
         verdict, reason = (NOT_TESTABLE, lack) if lack else _judge(claim, ours, results)
         used = {"protocol": protocol, "split": ours.pop("split", split)}
-        judged.append({**claim, **dict.fromkeys(OURS), **ours, **used, "verdict": verdict, "reason": reason})
+        used |= {"verdict": verdict, "reason": reason, "page": _page(claim, results)}
+        judged.append({**claim, **dict.fromkeys(OURS), **ours, **used})
     return pd.DataFrame(judged)
 
 
 def readable(judged: pd.DataFrame) -> pd.DataFrame:
-    """The judged claims as text for a page: claim, source, paper, ours, n, protocol, verdict, reason."""
+    """The judged claims as text: claim, source, paper, ours, n, protocol, verdict, reason, page."""
     rows = []
     for row in _rows(judged):
-        scored = row["kind"] not in ("count", "distance", "statement")
+        scored = row["kind"] not in ("count", "distance", *WORDS)
         digits = row["decimals"] if row["kind"] == "count" else 1 if row["kind"] in IN_PERCENT else 2
         rows.append(
             {
@@ -193,9 +207,15 @@ def readable(judged: pd.DataFrame) -> pd.DataFrame:
                 "protocol": row["protocol"] if scored else "",
                 "verdict": row["verdict"],
                 "reason": row["reason"],
+                "page": row["page"],
             }
         )
     return pd.DataFrame(rows)
+
+
+def _page(claim: Row, results: _Results) -> str:
+    here = not claim["outcome"] or claim["outcome"] in results.outcomes()
+    return PAGES[claim["kind"]].format(outcome=claim["outcome"]) if here else ""
 
 
 # --- which of our numbers belongs to a claim: the number, or why there is none ---
@@ -307,7 +327,7 @@ FINDERS: dict[str, Callable[[Row, _Results], tuple[Row, str]]] = {
     "at least as good": _find_difference,
     "distance": _find_distance,
     "count": _find_count,
-    "statement": lambda claim, results: ({}, "words, not a number: no score decides it"),
+    **dict.fromkeys(WORDS, lambda claim, results: ({}, "words, not a number: no score decides it")),
 }
 
 
@@ -397,8 +417,8 @@ def _check_claims(claims: pd.DataFrame, name: str) -> None:
             )
         if not claim["statement"] or not claim["source"]:
             raise EcglibError(f"{where} needs a statement and its source in the paper: write them")
-        if math.isnan(claim["paper_value"]) != (claim["kind"] == "statement"):
-            raise EcglibError(f"{where} needs a paper_value, and a statement none: mend it")
+        if math.isnan(claim["paper_value"]) != (claim["kind"] in WORDS):
+            raise EcglibError(f"{where} needs a paper_value, and one of words none: mend it")
     twice = claims["id"].duplicated().to_numpy()
     if twice.any():
         raise EcglibError(f"{name}: claim {claims['id'].to_numpy()[twice][0]} stands twice: keep one row")

@@ -5,6 +5,7 @@ which (`ecglib.coverage`, page 09). A statistic comes as its value, its bootstra
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import norm
 
 Interval = tuple[float, float]
@@ -56,12 +57,17 @@ def honest_interval(
 
 
 def hanley_mcneil(auroc: float, n_positive: int, n_negative: int, confidence: float = 0.95) -> Interval:
-    """Interval of an AUROC from its size and the classes alone (Hanley and McNeil, 1982, eq. 1)."""
-    q1, q2 = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
-    variance = auroc * (1 - auroc)
-    variance += (n_positive - 1) * (q1 - auroc**2) + (n_negative - 1) * (q2 - auroc**2)
-    half = norm.ppf(_tails(confidence)[1]) * np.sqrt(variance / (n_positive * n_negative))
+    """Interval of an AUROC from its size and the classes alone (see `hanley_mcneil_error`)."""
+    half = norm.ppf(_tails(confidence)[1]) * float(hanley_mcneil_error(auroc, n_positive, n_negative))
     return float(auroc - half), float(auroc + half)
+
+
+def hanley_mcneil_error(auroc: float, n_positive: ArrayLike, n_negative: ArrayLike) -> np.ndarray:
+    """Standard error of an AUROC (Hanley and McNeil, 1982, eq. 1), for any numbers of both classes."""
+    positive, negative = np.asarray(n_positive, float), np.asarray(n_negative, float)
+    q1, q2 = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
+    variance = auroc * (1 - auroc) + (positive - 1) * (q1 - auroc**2) + (negative - 1) * (q2 - auroc**2)
+    return np.sqrt(variance / (positive * negative))
 
 
 def _tails(confidence: float) -> np.ndarray:

@@ -8,6 +8,7 @@ in test) but are not acute STEMI; the two acute ones are nearer to STEMI but rar
 import ast
 import math
 from collections.abc import Callable, Set
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -87,6 +88,13 @@ STEMI_DEFINITIONS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], pd.Series]] 
     "report_st_elevation": report_st_elevation,
     "mi_any": any_infarction,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabSettings:
+    """What the label lab looks at closely."""
+
+    definition: str = ""  # a definition of the page's first table; empty: the one the study is run with
 
 
 def stemi_label(table: pd.DataFrame, scp_statements: pd.DataFrame, definition: str) -> pd.Series:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from ecglib.classical import TreeSettings
 from ecglib.coverage import CoverageSettings
 from ecglib.datasets import CohortSettings
 from ecglib.domain_shift import ShiftSettings
@@ -20,6 +21,7 @@ from ecglib.filtering import FilterSettings
 from ecglib.finetune import FinetuneSettings
 from ecglib.grid import GridSettings
 from ecglib.image import ImageSettings
+from ecglib.labels import LabSettings
 from ecglib.metrics import ScoreSettings
 from ecglib.pretrain import PretrainSettings
 from ecglib.probe import ProbeSettings
@@ -64,6 +66,8 @@ NOTEBOOKS = {
     "07_domain_shift": Notebook((ShiftSettings,), reads=("02_preprocessing",)),
     "08_saliency": Notebook((SaliencySettings,), reads=("05_finetuning",)),
     "09_statistics": Notebook((CoverageSettings,), uses=("01_cohorts",)),
+    "11_audit": Notebook((TreeSettings,), reads=("05_finetuning",)),
+    "12_label_lab": Notebook((LabSettings,), reads=("05_finetuning",), uses=("11_audit",)),
 }
 
 

@@ -295,11 +295,13 @@ def verdict_sentence(judged: pd.DataFrame) -> str:
 
 
 def claims_table(judged: pd.DataFrame, *, tested: bool) -> Table:
-    """The judged claims for which there is a number of ours, or those for which there is none, and why."""
+    """The judged claims for which there is a number of ours, or those for which there is none, and why.
+
+    Each with a link to the page that makes such a number, where this book has it.
+    """
     chosen = judged.loc[judged.ours.notna() == tested]
-    columns = (
-        ["source", "paper", "ours", "n", "verdict", "reason"] if tested else ["source", "paper", "reason"]
-    )
+    ours = ["ours", "n", "protocol", "verdict"] if tested else []
+    columns = ["source", "paper", *ours, "reason", "page"]
     return Table(readable(chosen).set_index("claim").loc[:, columns])
 
 

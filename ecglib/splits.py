@@ -84,4 +84,4 @@ def label_fraction_rows(
         if n_chosen == 0:
             return None
         chosen += list(np.random.default_rng([draw, label]).permutation(patients)[:n_chosen])
-    return np.flatnonzero(train & np.isin(manifest.patient_id.to_numpy(), chosen))
+    return np.flatnonzero(train & manifest.patient_id.isin(chosen).to_numpy())

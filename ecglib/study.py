@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ecglib.classical import measure_cohort
 from ecglib.classifiers import Classifier, make_classifier
 from ecglib.cohort import Cohort
 from ecglib.datasets import CohortSettings, DataPaths, open_cohort
@@ -221,6 +222,19 @@ class Study:
     def pretraining_history(self) -> pd.DataFrame:
         """Loss, accuracy and learning rate over the steps of pretraining."""
         return pd.read_parquet(self.encoder_folder / "history.parquet")
+
+    @cached_property
+    def measurements(self) -> pd.DataFrame:
+        """Classical measurements, age and sex of every ECG, on the seconds that are drawn."""
+        filters = self.profile.settings(FilterSettings)
+        made_by = {"images": self.images.data_hash, "data": self.cohort.fingerprint, "filter": filters}
+
+        def make(folder: Path) -> None:
+            with atomic_path(folder / "measurements.parquet") as path:
+                measure_cohort(self.cohort, self.usable_rows, filters).to_parquet(path, index=False)
+
+        folder = self._stage("measurements", made_by, ("ecglib.classical", "ecglib.datasets"), make)
+        return pd.read_parquet(folder / "measurements.parquet")
 
     # --- the experiment ---
 

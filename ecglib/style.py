@@ -2,6 +2,7 @@
 
 import functools
 import io
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 WIDTH_IN = 7.5  # the book's column
 DPI = 110
 TABLE_CSS = ".dataframe td, .dataframe th { text-align: left; vertical-align: top; }"
+PAGE = re.compile(r"<td>((\d\d_\w+)\.html(?:#[\w-]+)?)</td>")  # a page of the book, and a heading on it
 P = ParamSpec("P")
 
 _PALETTE = sns.color_palette("colorblind").as_hex()  # told apart with every common colour vision
@@ -23,6 +25,7 @@ MODEL_NAMES = {
     "random": "random weights",
     "efficientnet_lite2": "EfficientNet-Lite2",
     "mobilenetv2": "MobileNetV2",
+    "measurements": "classical measurements",
 }
 MODEL_COLOURS = {
     "heartbeit": _PALETTE[0],
@@ -103,7 +106,10 @@ class Plot(Figure):
 
 
 class Table(pd.DataFrame):
-    """A table that a notebook shows whole: no row, column or word cut short, text at the left."""
+    """A table that a notebook shows whole: no row, column or word cut short, text at the left.
+
+    A cell that names a page of the book, such as `01_cohorts.html#a-heading`, is a link to it.
+    """
 
     @property
     def _constructor(self) -> type["Table"]:
@@ -116,6 +122,7 @@ class Table(pd.DataFrame):
             shown = shown.rename_axis(index=None, columns=shown.index.name)
         with pd.option_context("display.max_colwidth", None):
             table = shown.to_html(border=0, justify="left", max_rows=None, max_cols=None)
+        table = PAGE.sub(r'<td><a href="\1">\2</a></td>', table)
         return f'<div style="overflow-x: auto"><style>{TABLE_CSS}</style>{table}</div>'
 
 

@@ -1,16 +1,32 @@
 """The paper's claims: the file is whole, and each rule gives the verdict that a reader works out by hand."""
 
+import os
+import re
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from docutils.nodes import make_id
 
-from ecglib.claims import CLAIMS_FILE, NOT_TESTABLE, VERDICTS, cohort_counts, judge, read_claims, readable
+from ecglib.claims import (
+    CLAIMS_FILE,
+    NOT_TESTABLE,
+    PAGES,
+    VERDICTS,
+    cohort_counts,
+    judge,
+    read_claims,
+    readable,
+)
 from ecglib.comparisons import paired_difference
 from ecglib.domain_shift import ShiftSettings, domain_shift
 from ecglib.errors import EcglibError
 from ecglib.metrics import ScoreSettings
+from ecglib.profiles import NOTEBOOKS, ROOT
 from ecglib.protocols import score_cell
 
 VALUE = "auroc-stemi-1pct-test-heartbeit"  # the paper: .88
@@ -55,13 +71,118 @@ def test_every_number_of_the_paper_has_a_row():
     claims = read_claims().set_index("id")
     assert claims["kind"].value_counts().to_dict() == {
         "value": 30, "count": 17, "relative difference": 17, "no difference": 2, "at least as good": 3,
-        "distance": 3, "statement": 8,
+        "distance": 3, "saliency": 7, "stability": 1,
     }  # fmt: skip
     row = claims.loc["auprc-stemi-1pct-test-heartbeit"]
     assert row[["paper_value", "paper_low", "paper_high"]].tolist() == [0.56, 0.56, 0.66]
     assert claims.loc["wasserstein-ecg-natural", "paper_value"] == 128.44
     assert claims.loc["auroc-hcm-1pct-external-efficientnet_b4", "decimals"] == 2
     assert claims.loc["cohort-stemi-all-patients", "paper_value"] == 18869
+
+
+# --- the file against the notes on the paper that the team works from ---
+
+# Beside the real recordings: ../shared/reference/paper.md unless ECGLIB_TEST_DATA is set.
+TEST_DATA = Path(os.environ.get("ECGLIB_TEST_DATA", ROOT.parent / "shared" / "data"))
+PAPER_NOTES = TEST_DATA.parent / "reference" / "paper.md"
+OUTCOMES = {"Low LVEF": "low_lvef", "HCM": "hcm", "STEMI": "stemi"}
+PARTS_OF = {"internal": ("test",), "external": ("external",), "both": ("any",)}
+PARTS_OF |= dict.fromkeys(("internal / external", "int. / ext."), ("test", "external"))
+
+
+@pytest.fixture(scope="module")
+def notes() -> str:
+    if not PAPER_NOTES.exists():
+        pytest.skip(f"no notes on the paper at {PAPER_NOTES}: they are not part of the repository")
+    return PAPER_NOTES.read_text(encoding="utf-8")
+
+
+def table_under(notes: str, heading: str) -> list[list[str]]:
+    """The rows, without heading, of the first table under a line that starts with `heading`."""
+    lines = re.search(rf"^{re.escape(heading)}.*?\n(\|.*?)(?:\n\n|\Z)", notes, re.M | re.S)
+    assert lines, heading
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1].splitlines()[2:]]
+
+
+def numbers(*cells: str) -> Counter[float]:
+    """All numbers of some cells; "no difference" is 0, digits in the names of models are none."""
+    text = re.sub(r"ViT-B/16|B4|ResNet-152", "", " ; ".join(cells)).replace("no difference", "0")
+    return Counter(
+        float(number) for number in re.findall(r"\d*\.?\d+", re.sub(r"(?<=\d),(?=\d{3})", "", text))
+    )
+
+
+def numbers_of(claims: pd.DataFrame) -> Counter[float]:
+    columns = claims[["paper_value", "paper_low", "paper_high"]].to_numpy().ravel()
+    return Counter(columns[~np.isnan(columns)].tolist())
+
+
+def test_the_file_holds_every_number_of_table_1(notes):
+    claims = read_claims()
+    counts = claims.loc[(claims["kind"] == "count") & (claims["fraction"] == 1)]
+    rows = table_under(notes, "## Cohorts (Table 1)")
+    assert len(rows) == 3
+    for outcome, source, *cells in rows:
+        own = counts.loc[counts["outcome"] == OUTCOMES[outcome.split(" (")[0]]]
+        assert numbers_of(own) == numbers(source, *cells), outcome
+
+
+@pytest.mark.parametrize(("heading", "metric", "n_rows"), [("AUROC (", "auroc", 8), ("AUPRC\n", "auprc", 8)])
+def test_the_file_holds_every_score_and_difference_that_the_paper_prints(notes, heading, metric, n_rows):
+    claims = read_claims()
+    rows = table_under(notes, heading.strip())
+    assert len(rows) == n_rows
+    scores = claims.loc[(claims["metric"] == metric) & (claims["kind"] != "at least as good")]
+    seen = 0
+    for outcome, fraction, cohort, *cells in rows:
+        share, _, records = fraction.partition(" %")
+        own = scores.loc[
+            (scores["outcome"] == OUTCOMES[outcome])
+            & np.isclose(scores["fraction"], float(share) / 100)
+            & scores["part"].isin(PARTS_OF[cohort])
+        ]
+        assert numbers_of(own) == numbers(*cells), (outcome, fraction, cohort)
+        assert set(numbers(records)) <= set(claims.loc[claims["kind"] == "count", "paper_value"])
+        seen += len(own)
+    assert seen == len(scores), "and no number that the paper does not print"
+
+
+def test_the_file_holds_the_other_claims(notes):
+    claims = read_claims()
+    said = notes.split("\nOther claims\n")[1].split("\n\n")[0]
+    (distances,) = re.findall(r"^- Mean pairwise Wasserstein.*$", said, re.M)
+    assert numbers_of(claims.loc[claims["kind"] == "distance"]) == numbers(distances)
+    tenth = claims.loc[claims["kind"] == "at least as good"]
+    assert "10 % of the data does as well as the others with 100 %" in said
+    assert set(zip(tenth["outcome"], tenth["fraction"], tenth["reference_fraction"], strict=True)) == {
+        (outcome, 0.1, 1.0) for outcome in OUTCOMES.values()
+    }
+    assert set(tenth["reference"]) == {"strongest_other"}
+    words = claims.loc[claims["kind"] == "saliency", ["outcome", "fraction"]]
+    at_both = {(outcome, fraction) for outcome in OUTCOMES.values() for fraction in (0.01, 1.0)}
+    assert set(words.itertuples(index=False, name=None)) == at_both | {("", 0.01)}
+
+
+# --- where the book makes our number ---
+
+
+def test_each_kind_of_claim_names_a_page_and_a_heading_that_exist():
+    assert PAGES.keys() == set(read_claims()["kind"])
+    for place in PAGES.values():
+        page, _, anchor = place.partition("#")
+        notebook = page.removesuffix(".html").removesuffix("_{outcome}")
+        assert NOTEBOOKS[notebook].per_outcome == ("{outcome}" in page)
+        cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        assert anchor in {"", *(make_id(heading) for heading in re.findall(r"^#+ (.+)$", text, re.M))}, place
+
+
+def test_a_claim_links_to_its_page_and_one_of_another_outcome_to_none():
+    judged = judge(read_claims(), score(0.88, 0.85, 0.91), synthetic=False, comparable=True).set_index("id")
+    assert judged.loc[VALUE, "page"] == "05_finetuning_stemi.html#the-numbers"
+    assert judged.loc["wasserstein-ecg-ecg", "page"] == "07_domain_shift.html#the-paper-s-measure"
+    assert set(judged.loc[judged["outcome"].isin(["low_lvef", "hcm"]), "page"]) == {""}
+    assert (judged.loc[judged["outcome"].isin(["stemi", ""]), "page"] != "").all()
 
 
 def test_values_and_relative_differences_of_the_paper_agree_where_it_prints_both():

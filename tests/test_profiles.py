@@ -97,7 +97,8 @@ def test_overrides_survive_being_written_and_read(overrides: dict) -> None:
 def test_an_override_matters_to_its_own_notebook_and_those_that_read_it() -> None:
     profile = load_profile("quick", ["04_pretraining.steps=50"])
     told = {notebook for notebook in NOTEBOOKS if profile.overrides_for(notebook)}
-    assert told == {"04_pretraining", "05_finetuning", "06_results", "08_saliency", "10_reliability"}
+    readers = {"06_results", "08_saliency", "10_reliability", "11_audit", "12_label_lab"}
+    assert told == {"04_pretraining", "05_finetuning", *readers}
     assert ancestors("07_domain_shift") == {"01_cohorts", "02_preprocessing", "07_domain_shift"}
     # Page 01 counts the faults that are found while the images of page 02 are drawn.
     assert ancestors("01_cohorts") == {"01_cohorts", "02_preprocessing"}

@@ -496,6 +496,15 @@ def test_a_table_is_shown_whole() -> None:
     assert pd.get_option("display.max_colwidth") == 50
 
 
+def test_a_cell_that_names_a_page_is_a_link_and_no_other_text_is() -> None:
+    pages = ["08_saliency.html", "01_cohorts.html#who-is-in-which-part", "see 08_saliency.html", "<b>", ""]
+    html = Table({"page": pages})._repr_html_()
+    assert '<td><a href="08_saliency.html">08_saliency</a></td>' in html
+    assert '<td><a href="01_cohorts.html#who-is-in-which-part">01_cohorts</a></td>' in html
+    assert html.count("<a ") == 2
+    assert "&lt;b&gt;" in html
+
+
 # --- evidence ---
 
 
