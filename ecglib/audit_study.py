@@ -117,7 +117,7 @@ def _left_outside(patient_id: pd.Series, part: pd.Series, drawn: np.ndarray | No
 
 
 def own_precision(study: Study) -> Table:
-    """Average precision beside the trapezoid rule: fine-tuned cells at their largest fraction, internal test."""
+    """Average precision beside the trapezoid rule: the fine-tuned cells of most labels, internal test."""
     rows = {}
     for cell in _largest(study):
         table = study.predictions(cell)
