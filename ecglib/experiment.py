@@ -19,7 +19,15 @@ from ecglib.metrics import auroc, choose_step
 from ecglib.profiles import load_profile
 from ecglib.progress import track
 from ecglib.provenance import file_sha256, machine
-from ecglib.results import CELLS, ROUNDED_TO, KeptResults, as_kept, attribution, write_results
+from ecglib.results import (
+    CELLS,
+    ROUNDED_TO,
+    ROUNDED_TO_RANGE,
+    KeptResults,
+    as_kept,
+    attribution,
+    write_results,
+)
 from ecglib.run import say
 from ecglib.study import Study, drawn_by, open_kept, require_weights
 
@@ -210,7 +218,8 @@ def compare(cell: Cell, kept: KeptResults, made: pd.DataFrame | None) -> dict[st
     both = theirs.merge(made, on=keys, suffixes=("", "_now"))
     same_rows = len(both) == len(theirs) and (both["y_true"] == both["y_true_now"]).all()
     there, now = both["y_score"].to_numpy(np.float64), both["y_score_now"].to_numpy(np.float64)
-    allowed = SAME_SCORE + (ROUNDED_TO * np.abs(there) if cell.kind == "head" else 0)
+    rounding = np.minimum(ROUNDED_TO * np.abs(there), ROUNDED_TO_RANGE * np.ptp(there))
+    allowed = SAME_SCORE + (rounding if cell.kind == "head" else 0)
     scores = [_test_auroc(table) for table in (theirs, made)]
     here = kept.cells[cell]["machine"] == json.loads(json.dumps(machine()))
     equal = bool((np.abs(there - now) <= allowed).all())
