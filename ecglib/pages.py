@@ -53,6 +53,8 @@ def _box(record: dict[str, Any]) -> str:
             ]
         ),
     }
+    if record["predictions"]:
+        facts["Predictions"] = record["predictions"]
     rows = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in facts.items())
     return (
         '<details class="provenance"><summary>How this page was made</summary>'

@@ -91,6 +91,16 @@ class KeptResults:
         """Changes with any file."""
         return digest([self.head["files"], file_sha256(self.folder / CELLS)])
 
+    @property
+    def summary(self) -> str:
+        """How many cells, and the commits, processors and hours that made them."""
+        made = self.cells.values()
+        commits = ", ".join(sorted({entry["commit"] for entry in made}))
+        processors = ", ".join(sorted({entry["machine"]["processor"] for entry in made}))
+        hours = sum(entry["seconds"] for entry in made) / 3600
+        made_by = f"made in {hours:.1f} hours at commit {commits} on {processors}"
+        return f"{len(made)} cells, kept with the book; {made_by}"
+
     @cached_property
     def manifest(self) -> pd.DataFrame:
         """One row a record: the columns of the cohort's manifest, and `usable`."""

@@ -495,6 +495,7 @@ class Study:
             "key": self.page_key(),
             "source": self.cohort.name,
             "data_hash": self.data_hash,
+            "predictions": self.kept.summary if self.kept else "",
             "parameters": self._parameters(),
             "commit": commit(),
             "machine": machine(),

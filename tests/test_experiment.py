@@ -200,6 +200,10 @@ def test_kept_results_say_what_made_each_cell(world: Path, made: Path) -> None:
         assert len(entry["weights_sha256"]) == len(entry["file_sha256"]) == 64
         assert entry["file"] in kept.head["files"]
     assert "synthetic" in (made / "README.md").read_text()
+    record = a_study(world, kept=made).record()
+    assert record["predictions"].startswith("25 cells, kept with the book; made in ")
+    assert "ECGLIB_RESULTS=book/results/mine papermill" in record["command"]
+    assert a_study(world).record()["predictions"] == ""
     assert {"age", "sex", "site", "device", "usable", "stemi"} <= set(kept.manifest)
 
 
