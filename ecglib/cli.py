@@ -27,6 +27,12 @@ SetOption = Annotated[
 ]
 
 
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option(envvar="ECGLIB_RESULTS", help="another folder of kept predictions than --from-predictions'"),
+]
+
+
 @app.callback()
 def study() -> None:
     """HeartBEiT on ECG images: from records to a book, every stage runnable."""
@@ -35,13 +41,17 @@ def study() -> None:
 @app.command()
 def run(
     profile: Annotated[
-        str, typer.Argument(help="smoke, quick, ptbxl-tiny, muse, paper, or the path of a .yaml file")
+        str, typer.Argument(help="smoke, quick, ptbxl-tiny, muse, paper ..., or the path of a .yaml file")
     ],
     data: DataOption = None,
     table: TableOption = None,
     key: KeyOption = None,
     set_: SetOption = None,
     html: Annotated[Path | None, typer.Option(help="where the pages go [default: runs/PROFILE/html]")] = None,
+    from_predictions: Annotated[
+        bool, typer.Option("--from-predictions", help="make the pages that need only book/results/PROFILE")
+    ] = False,
+    results: ResultsOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="list each step, its size and hours; run nothing")
     ] = False,
@@ -54,11 +64,57 @@ def run(
     from ecglib.run import dry_run as show_plan
     from ecglib.run import run_profile
 
-    paths = DataPaths(data, table, key)
+    if from_predictions and not results:
+        results = kept_results(profile)
+    paths = DataPaths(data, table, key, results)
     if dry_run:
         show_plan(profile, paths, set_ or [])
     else:
         run_profile(profile, paths, set_ or [], html)
+
+
+@app.command()
+def grid(
+    profile: Annotated[str, typer.Argument(help="profile whose cells are made")],
+    data: DataOption = None,
+    table: TableOption = None,
+    key: KeyOption = None,
+    set_: SetOption = None,
+    outcome: Annotated[str | None, typer.Option(help="cells of this outcome alone")] = None,
+    only: Annotated[str | None, typer.Option(help="heads or finetuned")] = None,
+    hours: Annotated[float | None, typer.Option(help="begin no cell after this time")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="keep the results there in the end, such as book/results/PROFILE")
+    ] = None,
+) -> None:
+    """Make the cells of the experiment alone, the telling ones first, and say what is done and what lacks.
+
+    What exists is reused; after a kill the same command goes on where it was.
+    """
+    from ecglib.datasets import DataPaths
+    from ecglib.experiment import run_grid
+
+    run_grid(profile, DataPaths(data, table, key), set_ or [], outcome, only, hours, export)
+
+
+@app.command()
+def reproduce(
+    profile: Annotated[str, typer.Argument(help="profile whose kept predictions are put to the test")],
+    data: DataOption = None,
+    n: Annotated[int, typer.Option("--n", help="cells drawn at random")] = 3,
+    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
+    results: ResultsOption = None,
+) -> None:
+    """Make some kept cells again from scratch and compare; exit code 1 where one is not the same.
+
+    Drawn from heads and the smallest fine-tuned fraction. On the machine that made a cell scores must agree
+    to 0.00001, elsewhere the AUROC to 0.005.
+    """
+    from ecglib.datasets import DataPaths
+    from ecglib.experiment import reproduce_cells
+
+    same = reproduce_cells(profile, DataPaths(data), results or kept_results(profile), n, seed)
+    raise typer.Exit(0 if same else 1)
 
 
 @app.command()
@@ -176,6 +232,13 @@ def convert(
     from ecglib.checkpoints import convert as convert_weights
 
     typer.echo(convert_weights(source, target, to).report())
+
+
+def kept_results(profile: str) -> Path:
+    """Where the predictions of a profile are kept with the book."""
+    from ecglib.study import KEPT
+
+    return KEPT / Path(profile).stem
 
 
 def main() -> None:

@@ -68,11 +68,12 @@ def _one_of(field: str, value: object, allowed: Sequence[object]) -> None:
 
 @dataclass(frozen=True)
 class DataPaths:
-    """Where real ECGs lie; three environment variables carry it from a command to its notebooks."""
+    """Where real ECGs lie; environment variables carry it from a command to its notebooks."""
 
     folder: Path | None = None  # of PTB-XL, or of MUSE exports
     table: Path | None = None  # labels of the MUSE exports, CSV
     key: Path | None = None  # of the pseudonyms; None: the user's own
+    results: Path | None = None  # kept predictions, in the place of ECGs (ecglib.results)
 
     @classmethod
     def from_environment(cls) -> "DataPaths":
@@ -87,7 +88,12 @@ class DataPaths:
         return {word: str(path.resolve()) for word, path in found.items() if path}
 
 
-_VARIABLES = {"folder": "ECGLIB_DATA", "table": "ECGLIB_TABLE", "key": "ECGLIB_KEY"}
+_VARIABLES = {
+    "folder": "ECGLIB_DATA",
+    "table": "ECGLIB_TABLE",
+    "key": "ECGLIB_KEY",
+    "results": "ECGLIB_RESULTS",
+}
 
 
 def open_cohort(

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ecglib.beit import MaskedImageModel
-from ecglib.classifiers import make_classifier
+from ecglib.classifiers import untrained_classifier
 from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.finetune import FinetuneSettings
 from ecglib.grid import Cell, GridSettings
@@ -15,6 +15,7 @@ from ecglib.patchbook import GRID, PATCH
 from ecglib.precision import resolve_precision
 from ecglib.pretrain import PretrainSettings
 from ecglib.profiles import Profile
+from ecglib.published import WeightsSettings, load
 from ecglib.splits import assign
 from ecglib.study import open_data
 from ecglib.tokenizer import TokenizerSettings, make_networks
@@ -32,9 +33,8 @@ TRAINING_PASSES = 3  # a forward pass and a backward pass of twice its cost
 def estimate_steps(profile: Profile, data: DataPaths) -> pd.DataFrame:
     """One row a step: page, step, size, hours. Nothing is trained; the machine's peak is measured."""
     records, train, scored = _sizes(profile, data)
-    tokens, pretraining = profile.settings(TokenizerSettings), profile.settings(PretrainSettings)
-    peak = peak_flops(pretraining.precision)
-    rate, pretraining_rate = peak * UTILISATION, peak * PRETRAINING_UTILISATION[pretraining.size]
+    size, peak = _size(profile), peak_flops(profile.settings(PretrainSettings).precision)
+    rate = peak * UTILISATION
     rows = [
         (
             "01_cohorts",
@@ -42,6 +42,34 @@ def estimate_steps(profile: Profile, data: DataPaths) -> pd.DataFrame:
             f"{records:,} ECGs",
             records * SECONDS_PER_IMAGE / (torch.get_num_threads()),
         ),
+        *(() if profile.settings(WeightsSettings).weights else _pretraining_rows(profile, records, peak)),
+    ]
+    for outcome in profile.outcomes:
+        cells = profile.settings(GridSettings).cells(outcome)
+        rows += _cell_rows(profile, outcome, [c for c in cells if c.kind == "finetuned"], train, scored, rate)
+    models = {
+        cell.model
+        for cell in profile.settings(GridSettings).cells(profile.outcomes[0])
+        if cell.kind == "head"
+    }
+    seconds = sum(records * _classifier_flops(model, size) / rate for model in models)
+    rows.append(
+        ("05_finetuning", "features for heads", f"{records:,} images x {len(models)} models", seconds)
+    )
+    table = pd.DataFrame.from_records(rows, columns=["page", "step", "size", "seconds"])
+    return table.assign(hours=(table.pop("seconds") / 3600).round(3))
+
+
+def _size(profile: Profile) -> str:
+    """HeartBEiT's network: that of the published weights, where the profile names some."""
+    weights = profile.settings(WeightsSettings).weights
+    return load(weights).model.size if weights else profile.settings(PretrainSettings).size
+
+
+def _pretraining_rows(profile: Profile, records: int, peak: float) -> list[tuple[str, str, str, float]]:
+    tokens, pretraining = profile.settings(TokenizerSettings), profile.settings(PretrainSettings)
+    rate, pretraining_rate = peak * UTILISATION, peak * PRETRAINING_UTILISATION[pretraining.size]
+    return [
         (
             "03_tokens",
             "train the tokenizer",
@@ -58,20 +86,6 @@ def estimate_steps(profile: Profile, data: DataPaths) -> pd.DataFrame:
             ),
         ),
     ]
-    for outcome in profile.outcomes:
-        cells = profile.settings(GridSettings).cells(outcome)
-        rows += _cell_rows(profile, outcome, [c for c in cells if c.kind == "finetuned"], train, scored, rate)
-    models = {
-        cell.model
-        for cell in profile.settings(GridSettings).cells(profile.outcomes[0])
-        if cell.kind == "head"
-    }
-    seconds = sum(records * _classifier_flops(model, pretraining.size) / rate for model in models)
-    rows.append(
-        ("05_finetuning", "features for heads", f"{records:,} images x {len(models)} models", seconds)
-    )
-    table = pd.DataFrame.from_records(rows, columns=["page", "step", "size", "seconds"])
-    return table.assign(hours=(table.pop("seconds") / 3600).round(3))
 
 
 def _sizes(profile: Profile, data: DataPaths) -> tuple[int, int, int]:
@@ -90,7 +104,7 @@ def _training(images: int, flops: float, rate: float) -> tuple[str, float]:
 def _cell_rows(
     profile: Profile, outcome: str, cells: list[Cell], train: int, scored: int, rate: float
 ) -> list[tuple[str, str, str, float]]:
-    settings, size = profile.settings(FinetuneSettings), profile.settings(PretrainSettings).size
+    settings, size = profile.settings(FinetuneSettings), _size(profile)
     rows = []
     for model in dict.fromkeys(cell.model for cell in cells):
         sizes = [max(2, round(cell.fraction * train)) for cell in cells if cell.model == model]
@@ -104,7 +118,7 @@ def _cell_rows(
 
 
 def _classifier_flops(model: str, size: str) -> float:
-    classifier = make_classifier("random" if model == "heartbeit" else model, size=size)
+    classifier = untrained_classifier(model, size)
     return _flops(classifier, torch.zeros(1, 224, 224, dtype=torch.uint8))
 
 

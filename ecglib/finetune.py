@@ -32,6 +32,10 @@ DECAYED = ("heartbeit", "random")
 INFERENCE_BATCH = 32
 
 
+class UnstableError(EcglibError):
+    """Training went out of bounds: a finding about a model and its learning rate, not a user's mistake."""
+
+
 class Images(Protocol):
     """What training needs of a store of images, such as `ecglib.shards.ImageStore`."""
 
@@ -53,8 +57,8 @@ class Images(Protocol):
 class FinetuneSettings:
     """How a classifier is fine-tuned (paper, Methods; its public code where the text is silent)."""
 
-    steps: int = 40  # optimiser steps of one cell, used where epochs is 0
-    epochs: int = 0  # passes over the training records; above 0 it replaces steps
+    steps: int = 40  # most optimiser steps of one cell, 0 for no limit
+    epochs: int = 0  # most passes over the training records (the paper: 30), 0 for no limit
     batch_size: int = 32  # images per step; the whole training set where that is smaller
     max_learning_rate: float = 1e-3  # peak of the OneCycle schedule, which starts at a 25th of it
     weight_decay: float = 0.01  # of AdamW, for heartbeit and random; the baselines' Adam has none
@@ -63,11 +67,10 @@ class FinetuneSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run, by name."""
-        for name in ("batch_size", "score_points", *(() if self.epochs else ("steps",))):
-            if getattr(self, name) < 1:
-                raise EcglibError(f"{name}={getattr(self, name)}: at least 1 is needed; raise it")
-        if self.epochs < 0:
-            raise EcglibError(f"epochs={self.epochs}: 0 or more is needed; raise it")
+        least = {"batch_size": 1, "score_points": 1, "epochs": 0, "steps": 0 if self.epochs else 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise EcglibError(f"{name}={getattr(self, name)}: at least {bound} is needed; raise it")
         if not self.max_learning_rate > 0:
             raise EcglibError(f"max_learning_rate={self.max_learning_rate}: it must be above 0; raise it")
         if not self.weight_decay >= 0:
@@ -78,7 +81,8 @@ class FinetuneSettings:
     def total_steps(self, n_records: int) -> int:
         """Optimiser steps on `n_records` training records."""
         batch = min(self.batch_size, n_records)
-        return -(-self.epochs * n_records // batch) if self.epochs else self.steps
+        limits = [self.steps, -(-self.epochs * n_records // batch)]
+        return min(limit for limit in limits if limit)
 
     def scored_steps(self, n_records: int) -> list[int]:
         """The steps, counted from 1, after which predictions are made; the last step is one of them."""
@@ -103,8 +107,8 @@ def finetune(
     saved at `weights_path` are those of the scored step with the best validation AUROC, the first of equals;
     of the last step where validation is absent or lacks a class. On a CPU the same call, on as many threads,
     gives the same bytes.
-    Raises EcglibError where training lacks a class, and where the loss or a prediction is no longer finite
-    (the paper saw its ViT become unstable): a score of such a model would mean nothing.
+    Raises EcglibError where training lacks a class, and UnstableError where the loss or a prediction is no
+    longer finite (the paper saw its ViT become unstable): a score of such a model would mean nothing.
     """
     check_rows(rows, labels)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -177,11 +181,9 @@ class _Run:
             return torch.optim.AdamW(weights, rate, weight_decay=self.settings.weight_decay)
         return torch.optim.Adam(weights, rate)
 
-    def _unstable(self, step: int) -> EcglibError:
-        return EcglibError(
-            f"fine-tuning {self.classifier.name}: loss or prediction not finite at step {step}; "
-            "lower max_learning_rate or take precision 32-true"
-        )
+    def _unstable(self, step: int) -> "UnstableError":
+        total = self.settings.total_steps(len(self.rows["train"]))
+        return UnstableError(f"loss or prediction not finite at step {step} of {total}")
 
 
 def predict(classifier: Classifier, store: Images, rows: np.ndarray, precision: str = "auto") -> np.ndarray:

@@ -1,12 +1,13 @@
 """The grid of the experiment: which outcome, model, split, label fraction, draw and seed are run."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ecglib.classifiers import MODELS
 from ecglib.errors import EcglibError
+from ecglib.splits import SPLITS
 
 Kind = Literal["finetuned", "head"]
 
@@ -23,6 +24,11 @@ class Cell:
     draw: int
     seed: int
 
+    def __str__(self) -> str:
+        """What the cell is, in a line."""
+        run = f"draw {self.draw}" + (f", seed {self.seed}" if self.seed else "")
+        return f"{self.model} {self.kind}, {100 * self.fraction:g} % of {self.outcome}, {self.split}, {run}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class GridSettings:
@@ -30,44 +36,73 @@ class GridSettings:
 
     splits: tuple[str, ...] = ("official",)  # seed42 (the paper's 80/20) and/or official (folds 1-8 / 9 / 10)
     fractions: tuple[float, ...] = (0.01, 0.1, 0.25, 0.5, 1.0)  # shares of the training patients
-    draws: int = 1  # random draws of each fraction below 100 %
+    draws: tuple[int, ...] = (1,)  # random draws of every fraction below 100 %, or of each, in their order
     seeds: int = 1  # seeds of the fresh weights and of the order of training, for each draw
     models: tuple[str, ...] = ("heartbeit", "random")  # fine-tuned at every fraction
-    photo_models: tuple[str, ...] = ("mobilenetv2",)  # photograph-pretrained models that are fine-tuned too
-    photo_fractions: tuple[float, ...] = (1.0,)  # fractions at which the photo models are fine-tuned
-    photo_outcomes: tuple[str, ...] = ("stemi",)  # outcomes for which the photo models are fine-tuned
+    extra_models: tuple[str, ...] = ("mobilenetv2",)  # fine-tuned besides, once at each of these:
+    extra_fractions: tuple[float, ...] = (1.0,)  # fractions of the extra models
+    extra_outcomes: tuple[str, ...] = ("stemi",)  # outcomes of the extra models
+    extra_split: str = "official"  # split of the extra models
     head_models: tuple[str, ...] = ("heartbeit", "random", "efficientnet_lite2", "mobilenetv2")  # frozen
     head_fractions: tuple[float, ...] = (0.01, 0.1, 0.25, 0.5, 1.0)  # fractions for heads on frozen features
     head_draws: int = 1  # random draws of each fraction below 100 % for the heads
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run, by name."""
-        for name in ("models", "photo_models", "head_models"):
+        for name in ("models", "extra_models", "head_models"):
             if unknown := set(getattr(self, name)) - set(MODELS):
                 raise EcglibError(
                     f"{name}={sorted(unknown)[0]}: no such model; take some of {', '.join(MODELS)}"
                 )
-        if unknown := set(self.splits) - {"seed42", "official"}:
-            raise EcglibError(f"splits={sorted(unknown)[0]}: no such split; take seed42 and/or official")
-        for name in ("fractions", "photo_fractions", "head_fractions"):
+        for name, splits in {"splits": self.splits, "extra_split": (self.extra_split,)}.items():
+            if unknown := set(splits) - set(SPLITS):
+                known = ", ".join(SPLITS)
+                raise EcglibError(f"{name}={sorted(unknown)[0]}: no such split; take one of {known}")
+        for name in ("fractions", "extra_fractions", "head_fractions"):
             if bad := [f for f in getattr(self, name) if not 0 < f <= 1]:
                 raise EcglibError(f"{name}={bad[0]}: a label fraction lies above 0 and up to 1; mend it")
-        for name in ("draws", "seeds", "head_draws"):
-            if getattr(self, name) < 1:
-                raise EcglibError(f"{name}={getattr(self, name)}: at least 1 is needed; raise it")
+        if len(self.draws) not in (1, len(self.fractions)):
+            raise EcglibError(f"draws={list(self.draws)}: give one number, or one for each of fractions")
+        counts = {"draws": min(self.draws), "seeds": self.seeds, "head_draws": self.head_draws}
+        for name, count in counts.items():
+            if count < 1:
+                raise EcglibError(f"{name}={count}: at least 1 is needed; raise it")
 
     def cells(self, outcome: str) -> list[Cell]:
-        """All cells of one outcome, the cheap and telling ones first."""
-        finetuned = self._cells(outcome, "finetuned", self.models, self.fractions, self.draws)
-        photos = self._cells(outcome, "finetuned", self.photo_models, self.photo_fractions, self.draws)
-        heads = self._cells(outcome, "head", self.head_models, self.head_fractions, self.head_draws)
-        return [*heads, *finetuned, *(photos if outcome in self.photo_outcomes else ())]
+        """All cells of one outcome, in the order in which a part of them tells most.
 
-    def _cells(
-        self, outcome: str, kind: Kind, models: tuple[str, ...], fractions: tuple[float, ...], draws: int
-    ) -> Iterator[Cell]:
-        # Drawing all training patients gives the same set each time; a head's optimum has no seed.
-        for split, fraction, model in itertools.product(self.splits, fractions, models):
-            for draw in range(draws if fraction < 1 else 1):
-                for seed in range(self.seeds if kind == "finetuned" else 1):
-                    yield Cell(outcome, model, kind, split, fraction, draw, seed)
+        Heads first, which are cheap; then all models on the first draw of each fraction from the smallest on,
+        so that curves are whole before there are more draws of them.
+        """
+        heads = _cells(
+            outcome, "head", self.head_models, self.splits, self.head_fractions, (self.head_draws,), 1
+        )
+        finetuned = _cells(
+            outcome, "finetuned", self.models, self.splits, self.fractions, self.draws, self.seeds
+        )
+        fractions = self.extra_fractions if outcome in self.extra_outcomes else ()
+        extra = _cells(outcome, "finetuned", self.extra_models, (self.extra_split,), fractions, (1,), 1)
+        return list(dict.fromkeys([*heads, *finetuned, *extra]))
+
+    def all_cells(self, outcomes: Sequence[str]) -> list[Cell]:
+        """The cells of all outcomes in that order: the heads of all before the first that is fine-tuned."""
+        cells = [cell for outcome in outcomes for cell in self.cells(outcome)]
+        return sorted(cells, key=lambda cell: cell.kind != "head")
+
+
+def _cells(
+    outcome: str,
+    kind: Kind,
+    models: tuple[str, ...],
+    splits: tuple[str, ...],
+    fractions: tuple[float, ...],
+    draws: tuple[int, ...],
+    seeds: int,
+) -> Iterator[Cell]:
+    # Drawing all training patients gives the same set each time; a head's optimum has no seed.
+    each = draws if len(draws) == len(fractions) else draws * len(fractions)
+    n_draws = {f: n if f < 1 else 1 for f, n in zip(fractions, each, strict=True)}
+    for draw, seed in itertools.product(range(max(n_draws.values(), default=0)), range(seeds)):
+        for split, fraction, model in itertools.product(splits, fractions, models):
+            if draw < n_draws[fraction]:
+                yield Cell(outcome, model, kind, split, fraction, draw, seed)

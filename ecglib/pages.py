@@ -20,6 +20,11 @@ from ecglib.study import Study
 from ecglib.style import outcome_name
 
 RECORD = "ecglib"  # where a page's record lies in the metadata of its last output
+FROM_PREDICTIONS = (
+    " It was made of predictions that are kept with the book (`book/results/{profile}`), without ECGs and "
+    "without training: every number and figure was computed from them anew. Pages that need the ECGs are "
+    "left out."
+)
 
 
 def show_record(study: Study) -> None:
@@ -48,6 +53,8 @@ def _box(record: dict[str, Any]) -> str:
             ]
         ),
     }
+    if record["predictions"]:
+        facts["Predictions"] = record["predictions"]
     rows = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in facts.items())
     return (
         '<details class="provenance"><summary>How this page was made</summary>'
@@ -116,10 +123,11 @@ def _declared_parameters(code_cells: list[dict[str, Any]]) -> set[str]:
 def assemble(plan: dict[str, Any], destination: Path) -> None:
     """Lay out a book's source: prose, configuration and the executed notebooks, each checked."""
     shutil.rmtree(destination, ignore_errors=True)
-    shutil.copytree(
-        ROOT / "book", destination / "book", ignore=shutil.ignore_patterns("executed", "__pycache__")
-    )
+    left_out = shutil.ignore_patterns("executed", "results", "__pycache__")
+    shutil.copytree(ROOT / "book", destination / "book", ignore=left_out)
     shutil.copytree(ROOT / "docs", destination / "docs")
+    for prose in destination.glob("*/*.md"):
+        prose.write_text(_without_links(prose.read_text(encoding="utf-8"), plan["pages"]), encoding="utf-8")
     shutil.copy(ROOT / "_config.yml", destination)
     executed = destination / "book" / "executed"
     executed.mkdir()
@@ -132,6 +140,12 @@ def assemble(plan: dict[str, Any], destination: Path) -> None:
     (destination / "book" / "this_run.md").write_text(_this_run(plan, records), encoding="utf-8")
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     (destination / "_toc.yml").write_text(yaml.safe_dump(fit_toc(toc, plan["pages"]), sort_keys=False))
+
+
+def _without_links(text: str, pages: Iterable[str]) -> str:
+    """Prose without links to the notebooks that this book leaves out: their names stay as words."""
+    links = re.compile(r"\[([^\]]+)\]\((?:\.\./book/)?executed/(\w+)\.ipynb\)")
+    return links.sub(lambda link: link[0] if link[2] in pages else link[1], text)
 
 
 def _lay_out(source: Path, target: Path, record: dict[str, Any]) -> None:
@@ -158,12 +172,13 @@ def _this_run(plan: dict[str, Any], records: dict[str, dict[str, Any]]) -> str:
     first = next(iter(records.values()))
     seconds = sum(record["wall_seconds"] for record in records.values())
     links = " and ".join(f'<a href="../{name}" download>{name}</a>' for name in _shared(plan))
+    kept = FROM_PREDICTIONS.format(**plan) if plan["from_predictions"] else ""
     consumed = f" What it consumed is described for machines (Croissant): {links}." if links else ""
     return (
         f"**This edition** was made by profile `{plan['profile']}` ({plan['description']}) from: "
         f"**{first['source']}**, at commit `{first['commit']}`, "
         f"on {first['machine']['processor']} with {first['machine']['cores']} cores "
-        f"({first['machine']['device']}); its notebooks took {seconds / 60:.1f} minutes.{consumed}\n"
+        f"({first['machine']['device']}); its notebooks took {seconds / 60:.1f} minutes.{kept}{consumed}\n"
     )
 
 
@@ -173,17 +188,19 @@ def _shared(plan: dict[str, Any]) -> tuple[str, ...]:
 
 
 def fit_toc(toc: Any, pages: Iterable[str]) -> Any:
-    """The table of contents with the pages of this profile's outcomes in the place of the listed ones."""
+    """The table of contents with this book's notebooks alone, and the pages of its own outcomes."""
     if isinstance(toc, dict):
-        return {name: fit_toc(value, pages) for name, value in toc.items()}
+        fitted = {name: fit_toc(value, pages) for name, value in toc.items()}
+        return {name: value for name, value in fitted.items() if value != []}  # a chapter without sections
     if not isinstance(toc, list):
         return toc
     entries: list[Any] = []
     for entry in toc:
-        name = Path(entry.get("file", "")).name
-        notebook = next((n for n, e in NOTEBOOKS.items() if e.per_outcome and name.startswith(n)), None)
+        path = Path(entry.get("file", ""))
+        notebook = next((n for n, e in NOTEBOOKS.items() if e.per_outcome and path.name.startswith(n)), None)
         if notebook is None:
-            entries.append(fit_toc(entry, pages))
+            if path.parent.name != "executed" or path.name in pages:
+                entries.append(fit_toc(entry, pages))
         else:
             title = entry["title"].partition(":")[0]
             outcomes = [page.removeprefix(f"{notebook}_") for page in pages if page.startswith(notebook)]

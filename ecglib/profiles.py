@@ -25,6 +25,7 @@ from ecglib.labels import LabSettings
 from ecglib.metrics import ScoreSettings
 from ecglib.pretrain import PretrainSettings
 from ecglib.probe import ProbeSettings
+from ecglib.published import WeightsSettings
 from ecglib.quality import QualitySettings
 from ecglib.reliability import ReliabilitySettings
 from ecglib.saliency import SaliencySettings
@@ -43,6 +44,7 @@ class Notebook:
     reads: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()  # notebooks whose settings it depends on, but not their results
     per_outcome: bool = False  # executed once for each outcome
+    of_predictions: bool = False  # needs no ECGs where predictions were kept
     all_cores: bool = False  # trains one network on all cores; the others leave some to the next page
 
     def fields(self) -> dict[str, type]:
@@ -54,14 +56,17 @@ NOTEBOOKS = {
     # Waveforms are judged in the one pass that draws them, so the first page needs the drawing's settings.
     "01_cohorts": Notebook((CohortSettings, QualitySettings), uses=("02_preprocessing",)),
     "02_preprocessing": Notebook((FilterSettings, ImageSettings), reads=("01_cohorts",)),
-    "03_tokens": Notebook((TokenizerSettings,), reads=("02_preprocessing",), all_cores=True),
+    # Published weights are a tokenizer and an encoder: the first page that takes them names them.
+    "03_tokens": Notebook((WeightsSettings, TokenizerSettings), reads=("02_preprocessing",), all_cores=True),
     "04_pretraining": Notebook((PretrainSettings,), reads=("03_tokens",), all_cores=True),
     "05_finetuning": Notebook(
         (GridSettings, FinetuneSettings, ProbeSettings, ScoreSettings),
         reads=("04_pretraining",),
         per_outcome=True,
+        of_predictions=True,
     ),
-    "06_results": Notebook(reads=("05_finetuning",)),
+    # The paper's claims are of distances between images, too.
+    "06_results": Notebook(reads=("05_finetuning",), uses=("07_domain_shift",), of_predictions=True),
     "10_reliability": Notebook((ReliabilitySettings,), reads=("05_finetuning",), per_outcome=True),
     "07_domain_shift": Notebook((ShiftSettings,), reads=("02_preprocessing",)),
     "08_saliency": Notebook((SaliencySettings,), reads=("05_finetuning",)),
@@ -156,14 +161,16 @@ def parse_overrides(overrides: str | Iterable[str]) -> dict[str, dict[str, Any]]
 def format_overrides(overrides: Mapping[str, Mapping[str, Any]]) -> str:
     """Write nested settings as `parse_overrides` reads them."""
 
-    def text(value: Any) -> str:
-        return f"[{','.join(map(text, value))}]" if isinstance(value, list | tuple) else str(value)
-
     return " ".join(
-        f"{notebook}.{setting}={text(value)}"
+        f"{notebook}.{setting}={word(value)}"
         for notebook, settings in overrides.items()
         for setting, value in settings.items()
     )
+
+
+def word(value: Any) -> str:
+    """A setting's value as `parse_overrides` reads it, without a space."""
+    return f"[{','.join(map(word, value))}]" if isinstance(value, list | tuple) else str(value) or "''"
 
 
 def meanings(notebook: str) -> dict[str, str]:

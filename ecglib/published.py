@@ -5,13 +5,16 @@ A folder of `ecglib/weights` holds `encoder.safetensors` (encoder, mask token an
 which is small, in float32, because rounding changes every eighth token (12 % of 59,000, measured).
 """
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ecglib.beit import MaskedImageModel
@@ -21,11 +24,21 @@ from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings
 from ecglib.image import ImageSettings
 from ecglib.preprocessing import fingerprint, require_same, waveform_to_pixels
+from ecglib.provenance import digest, file_sha256
+from ecglib.tokenizer import FILE_NAME as TOKENIZER
 from ecglib.tokenizer import AnyTokenizer, load_tokenizer
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 ENCODER = "encoder.safetensors"
+HISTORY, TOKENIZER_HISTORY = "history.parquet", "tokenizer_history.parquet"  # the courses of training
 BATCH_SIZE = 32  # images at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsSettings:
+    """Where tokenizer and encoder come from."""
+
+    weights: str = ""  # published weights by name, for tokenizer and encoder; empty: both are trained here
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,21 @@ class Pretrained:
         )
 
     @cached_property
+    def key(self) -> str:
+        """Name and a hash of both files: other weights make other results."""
+        return f"{self.name} {digest([file_sha256(self.folder / name) for name in (ENCODER, TOKENIZER)])}"
+
+    def history(self, name: str = HISTORY) -> pd.DataFrame:
+        """The course of training, of the encoder or (TOKENIZER_HISTORY) of the tokenizer.
+
+        EcglibError where it was not kept with the weights.
+        """
+        path = self.folder / name
+        if not path.is_file():
+            raise EcglibError(f"{path} is missing: publish the weights with their history")
+        return pd.read_parquet(path)
+
+    @cached_property
     def _frozen(self) -> Classifier:
         return self.classifier().eval()
 
@@ -80,11 +108,7 @@ def load(name: str, weights: Path | None = None) -> Pretrained:
     Raises EcglibError for a name that is not there, damaged files, parts that do not belong together, and an
     installation that draws ECGs otherwise than the weights were taught.
     """
-    weights = weights or WEIGHTS
-    known = sorted(path.parent.name for path in weights.glob(f"*/{ENCODER}"))
-    if name not in known:
-        raise EcglibError(f"weights {name!r} are not in {weights}: it holds {', '.join(known) or 'none'}")
-    folder = weights / name
+    folder = find(name, weights)
     metadata = read_checkpoint(folder / ENCODER).metadata
     tokenizer = load_tokenizer(folder)
     model = _require_pair(folder / ENCODER, metadata, tokenizer)
@@ -92,6 +116,15 @@ def load(name: str, weights: Path | None = None) -> Pretrained:
         metadata["preprocessing"], fingerprint(*_drawing(metadata["preprocessing"])), folder / ENCODER
     )
     return Pretrained(name, folder, model, tokenizer, metadata)
+
+
+def find(name: str, weights: Path | None = None) -> Path:
+    """The folder of published weights; EcglibError for a name that is not there."""
+    weights = weights or WEIGHTS
+    known = sorted(path.parent.name for path in weights.glob(f"*/{ENCODER}"))
+    if name not in known:
+        raise EcglibError(f"weights {name!r} are not in {weights}: it holds {', '.join(known) or 'none'}")
+    return weights / name
 
 
 def publish(
@@ -103,7 +136,8 @@ def publish(
 ) -> None:
     """Write the public files of the encoder at `encoder` and of the tokenizer in the folder `tokenizer`.
 
-    dtype: the encoder's number format; `tokenizer_dtype` the tokenizer's.
+    dtype: the encoder's number format; `tokenizer_dtype` the tokenizer's. The histories of both trainings
+    come along where they lie beside; the encoder's header tells the day on which its file was written.
     Raises EcglibError where the encoder was pretrained with another tokenizer or on images drawn otherwise.
     """
     words = load_tokenizer(tokenizer)
@@ -111,9 +145,12 @@ def publish(
     model = _require_pair(encoder, metadata, words)
     words.save(folder, tokenizer_dtype)
     stored = load_tokenizer(folder).metadata["weights_sha256"]
-    save_encoder(
-        folder / ENCODER, model, {**metadata, "tokenizer_sha256": stored}, dtype
-    )  # last: a whole pair
+    for source, name in ((encoder.parent, HISTORY), (tokenizer, TOKENIZER_HISTORY)):
+        if (source / HISTORY).is_file():
+            shutil.copyfile(source / HISTORY, folder / name)
+    day = datetime.fromtimestamp(encoder.stat().st_mtime, UTC).date().isoformat()
+    described = {"made": day, **metadata, "tokenizer_sha256": stored}
+    save_encoder(folder / ENCODER, model, described, dtype)  # last: a whole pair
 
 
 def _require_pair(encoder: Path, metadata: Mapping[str, Any], tokenizer: AnyTokenizer) -> MaskedImageModel:

@@ -21,17 +21,20 @@ from ecglib.errors import EcglibError
 from ecglib.estimates import estimate_steps
 from ecglib.profiles import NOTEBOOKS, ROOT, Profile, load_profile
 from ecglib.provenance import atomic_path, digest, file_sha256
-from ecglib.study import open_data, page_key, pages, runs_folder
+from ecglib.study import open_data, page_key, pages, require_weights, runs_folder
 
 BOOK_FILES = ("book/**/*", "docs/**/*", "_config.yml", "_toc.yml")
 
 
-def make_plan(profile: Profile, cohort: Cohort, html: Path | None = None) -> dict[str, Any]:
+def make_plan(
+    profile: Profile, cohort: Cohort, html: Path | None = None, data: DataPaths | None = None
+) -> dict[str, Any]:
     """All that the Snakefile needs: each page's source, key, arguments and the pages that it reads.
 
-    `profile` and `cohort` as `open_data` gives them.
+    `profile` and `cohort` as `open_data` gives them. Where `data` names kept results, the pages made of them.
     """
-    folder = runs_folder(profile)
+    folder, kept = runs_folder(profile, data), bool(data and data.results)
+    made = pages(profile, of_predictions=kept)
     # Every outcome has a slot: three pages of one thread each keep two cores busier than two at a time do.
     slots = max(os.cpu_count() or 1, len(profile.outcomes))
     book = {str(p.relative_to(ROOT)): file_sha256(p) for glob in BOOK_FILES for p in _tracked(glob)}
@@ -45,11 +48,9 @@ def make_plan(profile: Profile, cohort: Cohort, html: Path | None = None) -> dic
             "threads": _threads(profile, notebook),
             "slots": slots if NOTEBOOKS[notebook].all_cores else _threads(profile, notebook),
             "gpu": int(torch.cuda.is_available()),  # the Snakefile lets one page at a time use it
-            "reads": [
-                page for page, (name, _) in pages(profile).items() if name in NOTEBOOKS[notebook].reads
-            ],
+            "reads": [page for page, (name, _) in made.items() if name in NOTEBOOKS[notebook].reads],
         }
-        for page, (notebook, outcome) in pages(profile).items()
+        for page, (notebook, outcome) in made.items()
     }
     return {
         "profile": profile.name,
@@ -57,7 +58,8 @@ def make_plan(profile: Profile, cohort: Cohort, html: Path | None = None) -> dic
         "folder": str(folder),
         "python": sys.executable,
         "slots": slots,
-        "shares_manifest": not cohort.other_patients,
+        "from_predictions": kept,
+        "shares_manifest": not (cohort.other_patients or kept),
         "html": str(html.resolve() if html else folder / "html"),
         "pages": entries,
         "book_key": digest([book, {page: entry["key"] for page, entry in entries.items()}]),
@@ -72,7 +74,7 @@ def _threads(profile: Profile, notebook: str) -> int:
 
 
 def _tracked(glob: str) -> Iterator[Path]:
-    made = {"executed", "__pycache__", "figures"}
+    made = {"executed", "__pycache__", "figures", "results"}  # pages have the results in their keys
     return (path for path in sorted(ROOT.glob(glob)) if path.is_file() and not made & set(path.parts))
 
 
@@ -88,14 +90,17 @@ def _arguments(profile: Profile, notebook: str, outcome: str | None) -> list[str
 def run_profile(name: str, data: DataPaths, overrides: Sequence[str], html: Path | None) -> None:
     """Make a profile's book; raises EcglibError with the first failed page's own message."""
     profile, started = load_profile(name, overrides), time.time()
-    folder = runs_folder(profile)
+    folder = runs_folder(profile, data)
+    if not data.results:
+        require_weights(profile)
     profile, cohort = open_data(profile, data)
     for note in cohort.notes:
         say(note)
-    plan = make_plan(profile, cohort, html)
+    plan = make_plan(profile, cohort, html, data)
     with alone(folder) as lock:
         _write_plan(plan, folder)
-        write_description(folder, cohort, profile.settings(CohortSettings), data.folder)
+        if not data.results:
+            write_description(folder, cohort, profile.settings(CohortSettings), data.folder)
         environment = os.environ | data.environment() | {"ECGLIB_PROGRESS": str(folder / "progress")}
         code = _follow(_start_snakemake(folder, plan["slots"], environment, lock), folder)
         if code:

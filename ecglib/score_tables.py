@@ -15,9 +15,11 @@ import pandas as pd
 from ecglib.claims import read_claims, readable
 from ecglib.comparisons import OPTIMISM_COLUMNS, holm, optimism, paired_difference
 from ecglib.coverage import SIZES, STEP, CoverageSettings, coverage, precision_of_rules, spread_of_auroc
+from ecglib.finetune import FinetuneSettings
 from ecglib.grid import Cell
 from ecglib.intervals import hanley_mcneil
 from ecglib.metrics import METRICS, ScoreSettings
+from ecglib.splits import DRAWN_BY
 from ecglib.style import (
     INTERVAL_NAMES,
     KIND_NAMES,
@@ -52,8 +54,9 @@ def training_table(
         rows = rows_of(cell)
         train = np.array([], int) if rows is None else rows["train"]
         counts = [NOT_ESTIMABLE] * 2 if rows is None else [f"{len(train):,}", f"{labels[train].sum():,}"]
-        found.append((split, f"{100 * fraction:g} %", draw, *counts))
-    columns = ["split", "labels", "draw", "training ECGs", "with the outcome"]
+        drawn_by = DRAWN_BY[split].removesuffix("_id")
+        found.append((split, f"{100 * fraction:g} %", draw, drawn_by, *counts))
+    columns = ["split", "labels", "draw", "drawn by", "training ECGs", "with the outcome"]
     return Table(pd.DataFrame(found, columns=pd.Index(columns)).set_index(columns[:3]))
 
 
@@ -274,16 +277,39 @@ def optimism_table(scores: pd.DataFrame, metric: str = "auroc") -> Table:
 
 
 def not_estimable_sentence(scores: pd.DataFrame) -> str:
-    """Name the cells without a number, or say that there are none."""
-    keys = ["outcome", "kind", "fraction"]
-    lacking = scores.loc[~scores.estimable.astype(bool)].drop_duplicates(keys)
+    """Name the cells without a number and why there is none, or say that there are none."""
+    lacking = scores.loc[~scores.estimable.astype(bool)]
     if lacking.empty:
         return "Every cell is estimable: both classes have at least one patient in each fraction."
-    names = [
-        f"{outcome_name(row['outcome'])} at {100 * row['fraction']:g} %, {KIND_NAMES[row['kind']]}"
-        for row in lacking.to_dict("records")
-    ]
-    return f"**Not estimable**, since a class has no patient there: {'; '.join(names)}."
+    names = []
+    for row in lacking.to_dict("records"):
+        whose = f", {model_name(row['model'])}, draw {row['draw']}" if "unstable" in row["reason"] else ""
+        names.append(f"{_place(row)}{whose} ({row['reason']})")
+    return f"**Not estimable**: {'; '.join(dict.fromkeys(names))}."
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    return f"{outcome_name(row['outcome'])} at {100 * row['fraction']:g} %, {KIND_NAMES[row['kind']]}"
+
+
+def length_sentence(
+    cells: Sequence[Cell],
+    rows_of: Callable[[Cell], Mapping[str, np.ndarray] | None],
+    settings: FinetuneSettings,
+) -> str:
+    """How long each fine-tuned cell learns, with its caps; `rows_of` is `study.rows`."""
+    limits = [f"{settings.steps:,} steps of {settings.batch_size} ECGs"] if settings.steps else []
+    limits += [f"{settings.epochs} passes over the training ECGs"] if settings.epochs else []
+    lengths = {}
+    for cell in cells:
+        rows = rows_of(cell) if cell.kind == "finetuned" else None
+        if rows is not None:
+            n = len(rows["train"])
+            steps, batch = settings.total_steps(n), min(settings.batch_size, n)
+            words = f"{steps:,} steps ({steps * batch / n:.1f} passes) at {100 * cell.fraction:g} %"
+            lengths.setdefault((cell.split, cell.fraction), f"{words} of {cell.split}")
+    told = "; ".join(text for _, text in sorted(lengths.items())) or "no cell is estimable"
+    return f"Every network learns for at most {' and '.join(limits)}: {told}. The paper's takes 30 passes."
 
 
 def verdict_sentence(judged: pd.DataFrame) -> str:

@@ -16,6 +16,8 @@ SPLITS = ("seed42", "official")
 TEST_SHARE = 0.2  # GroupShuffleSplit's default, of the patients
 VALIDATION_SHARE = 0.1  # of the training patients
 _SEED = 42
+# The paper's public code draws records, so the paper's split does; records of one patient are alike.
+DRAWN_BY = {"seed42": "record_id", "official": "patient_id"}
 
 
 def assign(manifest: pd.DataFrame, split: str) -> pd.Series:
@@ -64,24 +66,24 @@ def _official(manifest: pd.DataFrame) -> np.ndarray:
 
 
 def label_fraction_rows(
-    manifest: pd.DataFrame, part: pd.Series, outcome: str, fraction: float, draw: int
+    manifest: pd.DataFrame, part: pd.Series, outcome: str, fraction: float, draw: int, by: str = "patient_id"
 ) -> np.ndarray | None:
     """Positions of the training records of a random `fraction` (0..1] of the training patients.
 
-    Drawn by patient within patients with and without the outcome, at the nearest whole number of each; a
-    smaller fraction of the same `draw` lies within a larger one. None (not estimable) where one class has no
-    patient.
+    Drawn by patient, or by record where `by` is record_id, within those with and without the outcome, at the
+    nearest whole number of each; a smaller fraction of the same `draw` lies within a larger one. None (not
+    estimable) where one class has nobody.
     """
     if not 0 < fraction <= 1:
         raise EcglibError(f"label fraction must be above 0 and at most 1, not {fraction}")
     train = (part == "train").to_numpy()
-    has_outcome = manifest.loc[train].groupby("patient_id", sort=True)[outcome].max()
+    has_outcome = manifest.loc[train].groupby(by, sort=True)[outcome].max()
     ids, labels = has_outcome.index.to_numpy(), has_outcome.to_numpy()
     chosen: list[str] = []
     for label in (0, 1):
-        patients = ids[labels == label]
-        n_chosen = int(np.floor(fraction * len(patients) + 0.5))
+        units = ids[labels == label]
+        n_chosen = int(np.floor(fraction * len(units) + 0.5))
         if n_chosen == 0:
             return None
-        chosen += list(np.random.default_rng([draw, label]).permutation(patients)[:n_chosen])
-    return np.flatnonzero(train & manifest.patient_id.isin(chosen).to_numpy())
+        chosen += list(np.random.default_rng([draw, label]).permutation(units)[:n_chosen])
+    return np.flatnonzero(train & manifest[by].isin(chosen).to_numpy())

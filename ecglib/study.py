@@ -3,7 +3,8 @@
 A stage or grid cell lies in `runs/<profile>/<kind>/<key>`; its key hashes the settings, the code, the data
 and the stages before it, so asking for what exists costs nothing and nothing stale is ever read.
 ECGLIB_RUNS moves `runs/` elsewhere; ECGLIB_DATA names the folder of a profile that reads real records,
-ECGLIB_TABLE and ECGLIB_KEY what a hospital's own need besides.
+ECGLIB_TABLE and ECGLIB_KEY what a hospital's own need besides. ECGLIB_RESULTS names kept predictions
+(`ecglib.results`): then nothing is made, and only what they tell can be asked for.
 """
 
 import fcntl
@@ -12,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,25 +22,28 @@ import numpy as np
 import pandas as pd
 
 from ecglib.classical import measure_cohort
-from ecglib.classifiers import Classifier, make_classifier
+from ecglib.classifiers import Classifier, make_classifier, require_hub
 from ecglib.cohort import Cohort
 from ecglib.datasets import CohortSettings, DataPaths, open_cohort
+from ecglib.domain_shift import ShiftSettings, domain_shift, ecg_rows, natural_images
 from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings
-from ecglib.finetune import FinetuneSettings, finetune
+from ecglib.finetune import FinetuneSettings, UnstableError, finetune
 from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings
 from ecglib.metrics import ScoreSettings
-from ecglib.preprocessing import fingerprint
+from ecglib.preprocessing import fingerprint, require_same
 from ecglib.pretrain import PretrainSettings, pretrain
 from ecglib.probe import ProbeSettings, cache_features, fit_head
-from ecglib.profiles import NOTEBOOKS, ROOT, Profile, ancestors, load_profile, meanings
+from ecglib.profiles import NOTEBOOKS, ROOT, Profile, ancestors, load_profile, meanings, word
 from ecglib.progress import track
 from ecglib.protocols import PROTOCOLS, score_cell
 from ecglib.provenance import atomic_path, code_hash, commit, digest, machine
+from ecglib.published import TOKENIZER_HISTORY, Pretrained, WeightsSettings, find, load
 from ecglib.quality import QualitySettings
+from ecglib.results import KeptResults, require_equal
 from ecglib.shards import ImageStore, read_tokens, write_images, write_tokens
-from ecglib.splits import assign, label_fraction_rows
+from ecglib.splits import DRAWN_BY, assign, label_fraction_rows
 from ecglib.tokenizer import (
     AnyTokenizer,
     TokenizerSettings,
@@ -57,30 +61,61 @@ _DATA_WORDS = {
     "muse": ("ECGLIB_DATA=EXPORTS_DIR", "ECGLIB_TABLE=LABELS_CSV"),
 }
 LACKS_CLASS = "the label fraction has no patient of one class"
+KEPT = ROOT / "book" / "results"  # predictions that are kept with the book, by profile
 
 
 class _BusyError(Exception):
     """Another page is making this result at the moment."""
 
 
-def runs_folder(profile: Profile) -> Path:
-    """Where a profile's results lie."""
-    return Path(os.environ.get("ECGLIB_RUNS", ROOT / "runs")).resolve() / profile.name
+def runs_folder(profile: Profile, data: DataPaths | None = None) -> Path:
+    """Where a profile's results lie; pages made of kept predictions lie apart."""
+    name = f"{profile.name}-from-predictions" if data and data.results else profile.name
+    return Path(os.environ.get("ECGLIB_RUNS", ROOT / "runs")).resolve() / name
 
 
 def open_data(profile: Profile, data: DataPaths) -> tuple[Profile, Cohort]:
     """Open a profile's cohort; the profile comes back with the outcomes that exist there.
 
     A hospital's table may have fewer outcomes than the profile names. Raises EcglibError where another source
-    has.
+    has, and where kept predictions are of other data or were changed.
     """
     settings = profile.settings(CohortSettings)
-    cohort = open_cohort(settings, data.folder, table=data.table, key=data.key, cache=runs_folder(profile))
+    if data.results:
+        cohort = open_kept(profile, data.results).cohort()
+    else:
+        cohort = open_cohort(
+            settings, data.folder, table=data.table, key=data.key, cache=runs_folder(profile)
+        )
     known = ", ".join(cohort.outcomes)
     missing = sorted(set(profile.outcomes) - set(cohort.outcomes))
     if len(missing) == len(profile.outcomes) or (missing and settings.source != "muse"):
         raise EcglibError(f"outcome {missing[0]!r}: {cohort.name} has {known}; mend the profile")
     return replace(profile, outcomes=tuple(o for o in profile.outcomes if o in cohort.outcomes)), cohort
+
+
+def open_kept(profile: Profile, folder: Path) -> KeptResults:
+    """Kept results of a profile. EcglibError where they are of other data, images or training than its."""
+    kept = KeptResults.open(folder)
+    for name, value in drawn_by(profile).items():
+        require_equal(folder, kept.head["settings"][name], value)
+    kept.require_settings("finetuned", profile.settings(FinetuneSettings))
+    kept.require_settings("head", profile.settings(ProbeSettings))
+    return kept
+
+
+def drawn_by(profile: Profile) -> dict[str, dict[str, Any]]:
+    """The settings that decide what an ECG, its label and its image are."""
+    kinds = (CohortSettings, FilterSettings, ImageSettings, QualitySettings, ShiftSettings)
+    return {kind.__name__: asdict(profile.settings(kind)) for kind in kinds}
+
+
+def require_weights(profile: Profile) -> None:
+    """Raise EcglibError, before any work, where published weights or a hub's that a profile names lack."""
+    if name := profile.settings(WeightsSettings).weights:
+        find(name)
+    for cell in profile.settings(GridSettings).all_cells(profile.outcomes):
+        require_hub(cell.model)
 
 
 class Study:
@@ -90,12 +125,16 @@ class Study:
         self, profile: Profile, notebook: str, outcome: str | None = None, data: DataPaths | None = None
     ):
         self.data, self.notebook, self.outcome = data or DataPaths(), notebook, outcome
-        self.folder = runs_folder(profile)
+        self.folder = runs_folder(profile, self.data)
         self.started = time.time()
         self.made: list[dict[str, Any]] = []
         self._waits = True  # for a result that another page is making
+        self._parts: dict[str, pd.Series] = {}  # by split
+        self._rows: dict[tuple, dict[str, np.ndarray] | None] = {}  # by outcome, split, fraction and draw
+        self._hashes: dict[str, str] = {}  # of labels, by outcome
         self._log({"event": "opened"})
         self.profile, self.cohort = open_data(profile, self.data)
+        self.kept = open_kept(profile, self.data.results) if self.data.results else None
         if outcome is not None and outcome not in self.profile.outcomes:
             known = ", ".join(self.profile.outcomes)
             raise EcglibError(f"outcome {outcome!r}: profile {profile.name} has {known}; take one of these")
@@ -105,7 +144,7 @@ class Study:
         cls, profile: str, notebook: str, *, outcome: str | None = None, overrides: str = "", **settings: Any
     ) -> "Study":
         """Open a study from a notebook's parameters; settings that are None keep the profile's value."""
-        own = [f"{notebook}.{name}={_word(value)}" for name, value in settings.items() if value is not None]
+        own = [f"{notebook}.{name}={word(value)}" for name, value in settings.items() if value is not None]
         loaded = load_profile(profile, [*overrides.split(), *own])
         return cls(loaded, notebook, outcome, DataPaths.from_environment())
 
@@ -123,7 +162,9 @@ class Study:
 
     @cached_property
     def images(self) -> ImageStore:
-        """Every ECG as an image."""
+        """Every ECG as an image. EcglibError where only predictions are kept."""
+        if self.kept:
+            raise EcglibError(f"{self.kept.folder} keeps predictions, no images: name ECGs with --data DIR")
         filters, image = self.profile.settings(FilterSettings), self.profile.settings(ImageSettings)
         quality = self.profile.settings(QualitySettings)
         # Labels are not drawn: another definition of STEMI needs no other image.
@@ -140,6 +181,8 @@ class Study:
     @cached_property
     def manifest(self) -> pd.DataFrame:
         """One row per ECG: the cohort's, with its faults, whether it is usable, and what was measured."""
+        if self.kept:
+            return self.kept.manifest
         own = self.cohort.manifest
         return own.join(self.images.manifest.drop(columns=list(own.columns)))
 
@@ -154,8 +197,24 @@ class Study:
         return np.flatnonzero(self.parts(PRETRAINING_SPLIT) == "train")
 
     @cached_property
+    def weights(self) -> Pretrained | None:
+        """The published weights that the profile names; None where it trains its own.
+
+        EcglibError where they are not there, or learnt from images drawn otherwise than this study's.
+        """
+        name = self.profile.settings(WeightsSettings).weights
+        if not name:
+            return None
+        found = load(name)
+        require_same(found.metadata["preprocessing"], self.preprocessing, found.folder)
+        self._note(f"published weights {name}", "weights", found.key, True, 0)
+        return found
+
+    @cached_property
     def tokenizer(self) -> AnyTokenizer:
-        """The tokenizer, trained on the training part."""
+        """The tokenizer: the published one, or trained on the training part."""
+        if self.weights:
+            return self.weights.tokenizer
         settings = self.profile.settings(TokenizerSettings)
         made_by = {"images": self.images.data_hash, "settings": settings}
 
@@ -169,6 +228,8 @@ class Study:
     @cached_property
     def tokenizer_history(self) -> pd.DataFrame:
         """The course of the tokenizer's training."""
+        if self.weights:
+            return self.weights.history(TOKENIZER_HISTORY)
         _ = self.tokenizer
         return pd.read_parquet(self._tokenizer_folder / "history.parquet")
 
@@ -187,7 +248,8 @@ class Study:
         """Token ids of every image (n, 196); refused where the tokenizer is dead."""
         tokenizer = self.tokenizer
         require_alive(self.token_report)
-        made_by = {"tokenizer": self._tokenizer_folder.name, "images": self.images.data_hash}
+        words = self.weights.key if self.weights else self._tokenizer_folder.name
+        made_by = {"tokenizer": words, "images": self.images.data_hash}
 
         def make(folder: Path) -> None:
             chunks = np.array_split(np.arange(len(self.images)), max(1, len(self.images) // 256))
@@ -202,6 +264,8 @@ class Study:
     @cached_property
     def encoder_folder(self) -> Path:
         """Folder of the pretrained encoder: `encoder.safetensors` and `history.parquet`."""
+        if self.weights:
+            return self.weights.folder
         settings = self.profile.settings(PretrainSettings)
         tokens, vocab_size = self.tokens, self.tokenizer.vocab_size
         tokenizer_sha256 = self.tokenizer.metadata["weights_sha256"]
@@ -221,6 +285,8 @@ class Study:
     @cached_property
     def pretraining_history(self) -> pd.DataFrame:
         """Loss, accuracy and learning rate over the steps of pretraining."""
+        if self.weights:
+            return self.weights.history()
         return pd.read_parquet(self.encoder_folder / "history.parquet")
 
     @cached_property
@@ -236,16 +302,54 @@ class Study:
         folder = self._stage("measurements", made_by, ("ecglib.classical", "ecglib.datasets"), make)
         return pd.read_parquet(folder / "measurements.parquet")
 
+    @cached_property
+    def pretraining(self) -> PretrainSettings:
+        """How the encoder was pretrained: here, or where the published weights were made."""
+        return self._as_made(self.profile.settings(PretrainSettings))
+
+    def _as_made(self, settings: Any) -> Any:
+        """Settings of a training: of that which made the published weights, where the profile names some."""
+        made = {PretrainSettings: "metadata", TokenizerSettings: "tokenizer"}.get(type(settings))
+        if made is None or self.kept or not self.weights:
+            return settings
+        described = self.weights.metadata if made == "metadata" else self.weights.tokenizer.metadata
+        known = {field.name for field in fields(settings)}
+        return replace(settings, **{k: v for k, v in described["settings"].items() if k in known})
+
+    @property
+    def size(self) -> str:
+        """The name of HeartBEiT's network."""
+        return self.weights.model.size if self.weights else self.profile.settings(PretrainSettings).size
+
+    @cached_property
+    def distances(self) -> pd.DataFrame:
+        """The table of `domain_shift` between this study's images and photographs."""
+        if self.kept:
+            return self.kept.distances
+        settings = self.profile.settings(ShiftSettings)
+        ecgs = self.images.pixels(ecg_rows(self.usable_rows, settings))
+        return domain_shift(ecgs, natural_images(settings.size).pixels, settings)[0]
+
     # --- the experiment ---
 
     def parts(self, split: str) -> pd.Series:
         """The part of each row: train, validation, test, external, or excluded where it cannot be drawn."""
-        return assign(self.manifest, split)
+        if split not in self._parts:
+            self._parts[split] = assign(self.manifest, split)
+        return self._parts[split]
 
     def rows(self, cell: Cell) -> dict[str, np.ndarray] | None:
         """Row positions by part, with the cell's fraction for training; None where it is not estimable."""
+        key = (cell.outcome, cell.split, cell.fraction, cell.draw)
+        if key not in self._rows:
+            self._rows[key] = self._find_rows(cell)
+        return self._rows[key]
+
+    def _find_rows(self, cell: Cell) -> dict[str, np.ndarray] | None:
         part = self.parts(cell.split).where(self.labels(cell.outcome) >= 0)  # nobody said: no part
-        train = label_fraction_rows(self.cohort.manifest, part, cell.outcome, cell.fraction, cell.draw)
+        train = label_fraction_rows(
+            self.cohort.manifest, part, cell.outcome, cell.fraction, cell.draw, DRAWN_BY[cell.split]
+        )
         if train is None:
             return None
         scored = {name: np.flatnonzero(part == name) for name in ("validation", "test", "external")}
@@ -258,9 +362,8 @@ class Study:
     def classifier(self, cell: Cell) -> Classifier:
         """The cell's untrained classifier."""
         encoder = self.encoder_folder / "encoder.safetensors" if cell.model == "heartbeit" else None
-        size = self.profile.settings(PretrainSettings).size
         return make_classifier(
-            cell.model, size=size, encoder_path=encoder, seed=cell.seed, preprocessing=self.preprocessing
+            cell.model, size=self.size, encoder_path=encoder, seed=cell.seed, preprocessing=self.preprocessing
         )
 
     def trained_classifier(self, cell: Cell) -> Classifier | None:
@@ -272,33 +375,63 @@ class Study:
         return classifier
 
     def predictions(self, cell: Cell) -> pd.DataFrame | None:
-        """The cell's predictions at every scored step; None where a class has no patient in the fraction."""
+        """The cell's predictions at every scored step; None where it is not estimable (`lack` says why)."""
         rows = self.rows(cell)
         if rows is None:
             return None
-        return pd.read_parquet(self._cell_folder(cell, rows) / "predictions.parquet")
+        if self.kept:
+            self._note(str(cell), "cells", digest(cell), True, 0)
+            return self.kept.predictions(cell)
+        path = self._cell_folder(cell, rows) / "predictions.parquet"
+        return pd.read_parquet(path) if path.exists() else None
 
-    def _cell_folder(self, cell: Cell, rows: dict[str, np.ndarray] | None = None) -> Path:
+    def lack(self, cell: Cell) -> str:
+        """Why a cell is not estimable: a class has no patient, training became unstable; '' where it is."""
+        rows = self.rows(cell)
+        if rows is None:
+            return LACKS_CLASS
+        if self.kept:
+            return self.kept.lack(cell)
+        path = self._cell_folder(cell, rows) / "unstable.txt"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def existing(self, cell: Cell) -> Path | None:
+        """The folder of a cell that was made; None where it was not yet."""
+        kind, made_by, modules = self._cell_stage(cell)
+        folder = self._stage_folder(kind, made_by, modules)
+        return folder if (folder / "made.json").exists() else None
+
+    def _cell_stage(self, cell: Cell) -> tuple[str, dict[str, Any], tuple[str, ...]]:
         kind: type = FinetuneSettings if cell.kind == "finetuned" else ProbeSettings
         made_by = {
             "cell": cell,
             "settings": self.profile.settings(kind),
             "model": self._model_key(cell.model),
             "images": self.images.data_hash,
-            "labels": digest(self.labels(cell.outcome).tolist()),
+            "labels": self._label_hash(cell.outcome),
         }
         module = "ecglib.finetune" if cell.kind == "finetuned" else "ecglib.probe"
+        return "cells", made_by, (module, "ecglib.splits")
+
+    def _cell_folder(self, cell: Cell, rows: dict[str, np.ndarray] | None = None) -> Path:
+        kind, made_by, modules = self._cell_stage(cell)
 
         def make(folder: Path) -> None:
             fit = self._finetune if cell.kind == "finetuned" else self._fit_head
-            predictions = fit(cell, rows or self.rows(cell) or {}, folder / "weights.safetensors")
+            try:
+                predictions = fit(cell, rows or self.rows(cell) or {}, folder / "weights.safetensors")
+            except UnstableError as error:  # the paper's ViT was, too: a result of this cell
+                (folder / "unstable.txt").write_text(f"unstable: {error}", encoding="utf-8")
+                return
             with atomic_path(folder / "predictions.parquet") as path:
                 predictions.to_parquet(path, index=False)
 
-        name = (
-            f"{cell.model} {cell.kind}, {cell.fraction:.0%} of {cell.outcome}, {cell.split}, draw {cell.draw}"
-        )
-        return self._stage("cells", made_by, (module, "ecglib.splits"), make, name)
+        return self._stage(kind, made_by, modules, make, str(cell))
+
+    def _label_hash(self, outcome: str) -> str:
+        if outcome not in self._hashes:
+            self._hashes[outcome] = digest(self.labels(outcome).tolist())
+        return self._hashes[outcome]
 
     def _finetune(self, cell: Cell, rows: dict[str, np.ndarray], weights: Path) -> pd.DataFrame:
         settings, labels = self.profile.settings(FinetuneSettings), self.labels(cell.outcome)
@@ -319,18 +452,21 @@ class Study:
 
     def _model_key(self, model: str) -> str:
         if model == "heartbeit":
-            return self.encoder_folder.name
-        return f"{model} {self.profile.settings(PretrainSettings).size}" if model == "random" else model
+            return self.weights.key if self.weights else self.encoder_folder.name
+        return f"{model} {self.size}" if model == "random" else model
 
     def grid(self, outcome: str) -> list[Cell]:
-        """The cells of one outcome that this profile runs."""
-        return self.profile.settings(GridSettings).cells(outcome)
+        """The cells of one outcome that this profile runs; of kept results those that were kept."""
+        cells = self.profile.settings(GridSettings).cells(outcome)
+        if self.kept:
+            cells = [cell for cell in cells if cell in self.kept.cells or self.rows(cell) is None]
+        return cells
 
     def scores(self, outcome: str) -> pd.DataFrame:
         """Both protocols' scores of every cell of an outcome: one row a cell, protocol, part and metric.
 
         Columns: those of the cell and of `protocols.score_cell`; a cell whose fraction lacks a class has one
-        row a protocol with `estimable` False and its `reason`, and no number.
+        row a protocol with `estimable` False and its `reason`, and no number; so has an unstable one.
         """
         settings = self.profile.settings(ScoreSettings)
         tables = []
@@ -339,7 +475,8 @@ class Study:
             predictions = self.predictions(cell)
             for protocol in PROTOCOLS:
                 if predictions is None:
-                    table = pd.DataFrame([{"protocol": protocol, "estimable": False, "reason": LACKS_CLASS}])
+                    lack = {"protocol": protocol, "estimable": False, "reason": self.lack(cell)}
+                    table = pd.DataFrame([lack])
                 else:
                     table = score_cell(predictions, protocol, settings)
                 tables.append(table.assign(**asdict(cell)))
@@ -363,6 +500,8 @@ class Study:
     @property
     def data_hash(self) -> str:
         """Hash of the content that made the page: of the images where they are drawn, else of the table."""
+        if self.kept:
+            return self.kept.head["data_hash"]
         if "images" in self.__dict__:
             return self.images.data_hash
         return digest(self.cohort.manifest.to_json())
@@ -378,6 +517,7 @@ class Study:
             "key": self.page_key(),
             "source": self.cohort.name,
             "data_hash": self.data_hash,
+            "predictions": self.kept.summary if self.kept else "",
             "parameters": self._parameters(),
             "commit": commit(),
             "machine": machine(),
@@ -394,8 +534,9 @@ class Study:
         """The command that makes this page's notebook again, from the project's folder."""
         overrides = self.profile.overrides_for(self.notebook)
         profile = Path(self.profile.reference).name  # of a reader's own file: its folder is nobody's business
+        kept = [f"ECGLIB_RESULTS=book/results/{self.profile.name}"] if self.kept else None
         words = [
-            *_DATA_WORDS[self.profile.settings(CohortSettings).source],
+            *(kept or _DATA_WORDS[self.profile.settings(CohortSettings).source]),
             f"papermill notebooks/{self.notebook}.ipynb out.ipynb -p profile {profile}",
             f"-p outcome {self.outcome}" if self.outcome else "",
             f'-p overrides "{overrides}"' if overrides else "",
@@ -405,15 +546,23 @@ class Study:
     def _parameters(self) -> list[dict[str, Any]]:
         meaning, changed = meanings(self.notebook), self.profile.overrides.get(self.notebook, {})
         in_profile = self.profile.values[self.notebook]
+        used = {owner: self.profile.settings(owner) for owner in NOTEBOOKS[self.notebook].settings}
+        as_made = {owner: self._as_made(settings) for owner, settings in used.items()}
+
+        def set_by(owner: type, name: str) -> str:
+            if as_made[owner] is not used[owner]:
+                return "weights"
+            return "changed" if name in changed else "profile" if name in in_profile else "default"
+
         return [
             {
                 "name": name,
                 "value": value if not isinstance(value, tuple) else list(value),
                 "meaning": meaning[name],
-                "set_by": "changed" if name in changed else "profile" if name in in_profile else "default",
+                "set_by": set_by(owner, name),
             }
-            for owner in NOTEBOOKS[self.notebook].settings
-            for name, value in asdict(self.profile.settings(owner)).items()
+            for owner, settings in as_made.items()
+            for name, value in asdict(settings).items()
         ]
 
     def _stage(
@@ -425,8 +574,7 @@ class Study:
         name: str = "",
     ) -> Path:
         """The folder of a stage, made if it is not there; a stage is there once its `made.json` is."""
-        key = digest({**made_by, "code": [code_hash(module) for module in modules]})
-        folder, started = self.folder / kind / key, time.time()
+        folder, started = self._stage_folder(kind, made_by, modules), time.time()
         record = folder / "made.json"
         reused = record.exists()
         if not reused:
@@ -438,8 +586,12 @@ class Study:
                     made["seconds"] = time.time() - started
                     with atomic_path(record) as path:
                         path.write_text(json.dumps(made, default=asdict, indent=1), encoding="utf-8")
-        self._note(name or kind, kind, key, reused, time.time() - started)
+        self._note(name or kind, kind, folder.name, reused, time.time() - started)
         return folder
+
+    def _stage_folder(self, kind: str, made_by: dict[str, Any], modules: tuple[str, ...]) -> Path:
+        key = digest({**made_by, "code": [code_hash(module) for module in modules]})
+        return self.folder / kind / key
 
     @contextmanager
     def _alone(self, folder: Path) -> Iterator[None]:
@@ -467,21 +619,22 @@ class Study:
             ledger.write(json.dumps({"time": time.time(), "page": page, **entry}) + "\n")
 
 
-def _word(value: Any) -> str:
-    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
-
-
 def page_name(notebook: str, outcome: str | None) -> str:
     """Name of an executed notebook: `05_finetuning_stemi`."""
     return f"{notebook}_{outcome}" if outcome else notebook
 
 
-def pages(profile: Profile) -> dict[str, tuple[str, str | None]]:
-    """Every page of a profile's book that is a notebook: its name -> (notebook, outcome)."""
+def pages(profile: Profile, of_predictions: bool = False) -> dict[str, tuple[str, str | None]]:
+    """Every page of a profile's book that is a notebook: its name -> (notebook, outcome).
+
+    With `of_predictions`: those that can be made of kept predictions.
+    """
     outcomes: dict[str, tuple[str | None, ...]] = {
-        notebook: profile.outcomes if entry.per_outcome else (None,) for notebook, entry in NOTEBOOKS.items()
+        notebook: profile.outcomes if entry.per_outcome else (None,)
+        for notebook, entry in NOTEBOOKS.items()
+        if entry.of_predictions or not of_predictions
     }
-    return {page_name(n, outcome): (n, outcome) for n in NOTEBOOKS for outcome in outcomes[n]}
+    return {page_name(n, outcome): (n, outcome) for n in outcomes for outcome in outcomes[n]}
 
 
 def page_key(profile: Profile, notebook: str, outcome: str | None, fingerprint: str) -> str:

@@ -26,14 +26,22 @@ MODEL_NAMES = {
     "efficientnet_lite2": "EfficientNet-Lite2",
     "mobilenetv2": "MobileNetV2",
     "measurements": "classical measurements",
+    "vit_b16": "ViT-B/16",
+    "beit_b": "BEiT-B (photographs)",
+    "efficientnet_b4": "EfficientNet-B4",
+    "resnet152": "ResNet-152",
 }
 MODEL_COLOURS = {
     "heartbeit": _PALETTE[0],
     "random": "#6f6f6f",
     "efficientnet_lite2": _PALETTE[1],
     "mobilenetv2": _PALETTE[2],
+    "vit_b16": _PALETTE[4],
+    "beit_b": _PALETTE[6],
+    "efficientnet_b4": _PALETTE[5],
+    "resnet152": _PALETTE[9],
 }
-MODEL_MARKERS = {"heartbeit": "o", "random": "s", "efficientnet_lite2": "^", "mobilenetv2": "D"}
+MODEL_MARKERS = dict(zip(MODEL_NAMES, "os^DvP<X", strict=True))
 OUTCOME_NAMES = {
     "low_lvef": "Low LVEF",
     "hcm": "HCM",

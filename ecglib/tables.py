@@ -22,6 +22,7 @@ from ecglib.image import ImageSettings
 from ecglib.labels import STEMI_DEFINITIONS, stemi_label
 from ecglib.masking import lead_patch_rows
 from ecglib.pictures import GRID
+from ecglib.published import Pretrained
 from ecglib.quality import FAULTS, UNUSABLE, QualitySettings
 from ecglib.records import LEADS_8
 from ecglib.signs import CONDITIONS
@@ -348,6 +349,24 @@ def patch_table(filters: FilterSettings, image: ImageSettings) -> Table:
 
 
 # --- tokens and pretraining ---
+
+
+def weights_sentence(weights: Pretrained | None) -> str:
+    """Whether tokenizer and encoder are published ones, and if so what made them; None: trained here."""
+    if weights is None:
+        return "Tokenizer and encoder of this book were trained by this page and page 04, on its own ECGs."
+    made = weights.metadata
+    day = f" on {made['made']}" if "made" in made else ""
+    at = f" at commit `{made['commit']}`" if "commit" in made else ""
+    seen = {name: counts["seen_of_seed42_test"] for name, counts in made.get("audit", {}).items()}
+    shares = ", ".join(f"{100 * share:.0f} % ({name})" for name, share in seen.items() if share)
+    warning = (
+        f" Of the ECGs on which split `seed42` tests it saw, without labels, {shares}." if shares else ""
+    )
+    return (
+        f"> Tokenizer and encoder are the **published weights** `{weights.name}`, made{day}{at} by "
+        f"`ecglib pretrain {weights.name} --data PTBXL_DIR`; nothing was trained for this page.{warning}"
+    )
 
 
 def token_table(report: Mapping[str, float]) -> Table:

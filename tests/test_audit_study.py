@@ -11,11 +11,10 @@ import pandas as pd
 import pytest
 
 from ecglib import audit_study
-from ecglib.audit import trapezoid
 from ecglib.beit import MaskedImageModel
 from ecglib.checkpoints import save_encoder
 from ecglib.classical import FEATURES
-from ecglib.metrics import auroc
+from ecglib.metrics import auroc, trapezoid_auprc
 from ecglib.profiles import ROOT, load_profile
 from ecglib.study import Study
 
@@ -137,4 +136,4 @@ def test_own_predictions_are_read_at_the_step_chosen_on_validation() -> None:
     of.grid = lambda outcome: Study.grid(of, outcome)
     row = audit_study.own_precision(of).loc[("STEMI", "HeartBEiT")]
     assert auroc(y_true, tables[2].y_score.to_numpy()) > auroc(y_true, tables[0].y_score.to_numpy())
-    assert row["trapezoid"] == f"{trapezoid(y_true, tables[3].y_score.to_numpy()):.3f}"
+    assert row["trapezoid"] == f"{trapezoid_auprc(y_true, tables[3].y_score.to_numpy()):.3f}"

@@ -156,10 +156,38 @@ def test_another_profile_gets_the_pages_of_its_outcomes(profile: str) -> None:
     assert [part["caption"] for part in fitted["parts"]] == [part["caption"] for part in _toc()["parts"]]
 
 
+def test_a_book_of_kept_predictions_has_no_page_that_needs_ecgs() -> None:
+    profile = load_profile("ptbxl-tiny")
+    wanted = list(pages_of(profile, of_predictions=True))
+    assert wanted == ["05_finetuning_stemi", "05_finetuning_mi_any", "06_results"]
+    fitted = pages.fit_toc(_toc(), wanted)
+    assert _notebook_pages(fitted) == wanted
+    prose = [file for file in _files(_toc()) if not file.startswith("book/executed/")]
+    assert [file for file in _files(fitted) if not file.startswith("book/executed/")] == prose
+    chapters = {chapter["file"]: chapter for part in fitted["parts"] for chapter in part["chapters"]}
+    assert "sections" not in chapters["book/controls"], "a chapter whose pages are all left out"
+
+
+def test_prose_of_such_a_book_says_so_and_links_to_no_page_that_is_left_out(tmp_path: Path) -> None:
+    plan = _plan(tmp_path, _executed())
+    page = plan["pages"].pop("01_cohorts")
+    pages.assemble({**plan, "from_predictions": True, "pages": {"06_results": page}}, tmp_path / "book")
+    text = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "book").glob("*/*.md")}
+    links = {link for prose in text.values() for link in re.findall(r"executed/(\w+)\.ipynb", prose)}
+    assert links == {"06_results"}
+    assert "(02), masked modelling (04)" in text["index.md"]
+    assert "made of predictions that are kept with the book (`book/results/smoke`)" in text["this_run.md"]
+
+
 def _plan(tmp_path: Path, notebook: dict[str, Any]) -> dict[str, Any]:
     executed = _write(tmp_path / "executed", notebook)
     page = {"executed": str(executed), "key": KEY}
-    told = {"profile": "smoke", "description": "the smallest run", "shares_manifest": True}
+    told = {
+        "profile": "smoke",
+        "description": "the smallest run",
+        "shares_manifest": True,
+        "from_predictions": False,
+    }
     return {**told, "pages": {"01_cohorts": page}}
 
 

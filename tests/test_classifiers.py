@@ -1,6 +1,8 @@
 """The weights are the real ones, pixels are seen as in training, and trained weights come back from files."""
 
 import re
+import threading
+import time
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -17,18 +19,23 @@ from ecglib import beit, classifiers
 from ecglib.beit import MaskedImageModel
 from ecglib.checkpoints import classifier_from_encoder, save_encoder
 from ecglib.classifiers import (
+    HUB_MODELS,
     MODELS,
     PHOTO_MODELS,
     Classifier,
+    hub_lack,
     imagenet_classifier,
     make_classifier,
     save_trained,
+    untrained_classifier,
 )
 from ecglib.errors import EcglibError
 from ecglib.preprocessing import fingerprint
+from ecglib.saliency import grad_cam
 from ecglib.tensorfiles import write_tensors
 
 SIZE = "minute"
+HERE = tuple(model for model in MODELS if model not in HUB_MODELS)  # models that need no network
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +115,7 @@ def test_beit_sees_pixels_as_in_pretraining(encoder_path: Path) -> None:
         assert torch.allclose(make("heartbeit", encoder_path, seed=5)(pixels), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", HERE)
 def test_uint8_float_and_three_channel_pixels_give_the_same_two_logits(name: str, encoder_path: Path) -> None:
     classifier, pixels = make(name, encoder_path), some_pixels()
     with torch.inference_mode():
@@ -119,7 +126,7 @@ def test_uint8_float_and_three_channel_pixels_give_the_same_two_logits(name: str
         assert torch.equal(classifier.head(classifier.features(pixels)), logits)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", HERE)
 def test_a_seed_fixes_the_weights_and_another_seed_changes_the_head(name: str, encoder_path: Path) -> None:
     before = torch.get_rng_state()
     first, again, other = (make(name, encoder_path, seed) for seed in (1, 1, 2))
@@ -214,3 +221,123 @@ def test_files_that_are_not_this_classifier_s_weights_are_refused(tmp_path: Path
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(EcglibError, match="cut short"):
         classifier.load_trained(path)
+
+
+# --- models of timm's hub ---
+
+# The same networks, but narrow where timm can make them so, that none is slow.
+NARROW = {
+    "vit_b16": {"embed_dim": 24, "num_heads": 2},
+    "beit_b": {"embed_dim": 24, "num_heads": 2},
+    "efficientnet_b4": {},
+    "resnet152": {"layers": (1, 1, 1, 1)},
+}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """A hub that gives narrow random networks; what was asked of it."""
+    asked: list[tuple[str, bool]] = []
+    real = timm.create_model
+    narrow = {HUB_MODELS[name][0]: options for name, options in NARROW.items()}
+
+    def create(architecture: str, pretrained: bool = False) -> nn.Module:
+        asked.append((architecture, pretrained))
+        return real(architecture, pretrained=False, **narrow[architecture])
+
+    monkeypatch.setattr(timm, "create_model", create)
+    monkeypatch.setattr(classifiers, "hub_lack", lambda: "")
+    return asked
+
+
+@pytest.mark.parametrize("name", HUB_MODELS)
+def test_a_hub_s_model_sees_pixels_as_its_weights_were_taught(name: str, hub: list[tuple[str, bool]]) -> None:
+    classifier = make_classifier(name, seed=1).eval()
+    assert hub == [(HUB_MODELS[name][0], True)]
+    config = timm.get_pretrained_cfg(HUB_MODELS[name][0])
+    assert config is not None
+    pixels = some_pixels()
+    expected = (pixels[:, None] / 255 - torch.tensor(config.mean).view(1, 3, 1, 1)) / torch.tensor(
+        config.std
+    ).view(1, 3, 1, 1)
+    seen: list[Tensor] = []
+    classifier.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        logits = classifier(pixels)
+    assert logits.shape == (2, 2)
+    torch.testing.assert_close(seen[0], expected, atol=1e-5, rtol=0)
+    again = make_classifier(name, seed=1)
+    assert torch.equal(classifier.head.weight, again.head.weight)
+    assert not torch.equal(classifier.head.weight, make_classifier(name, seed=2).head.weight)
+
+
+@pytest.mark.parametrize("name", HUB_MODELS)
+def test_grad_cam_finds_a_map_in_a_hub_s_model(name: str, hub: list[tuple[str, bool]]) -> None:
+    classifier = make_classifier(name)
+    if name == "resnet152":  # a random head may find nothing that speaks for its class
+        classifier.head.weight.data.copy_(torch.tensor([[-1.0], [1.0]]).expand_as(classifier.head.weight))
+    maps = grad_cam(classifier, some_pixels(1).numpy())
+    assert maps.shape == (1, 224, 224)
+    assert maps.max() > maps.min()
+
+
+def test_a_hub_out_of_reach_is_one_clear_line_and_asked_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifiers.constants, "HF_HUB_OFFLINE", False)
+    asked: list[float] = []
+
+    def nobody(url: str, timeout: float) -> None:
+        asked.append(timeout)
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(classifiers.urllib.request, "urlopen", nobody)
+    hub_lack.cache_clear()
+    try:
+        for name in ("resnet152", "vit_b16"):
+            with pytest.raises(
+                EcglibError, match=rf"model {name} needs weights .* \(no route to host\): run it"
+            ):
+                make_classifier(name)
+        assert asked == [5]
+    finally:
+        hub_lack.cache_clear()
+
+
+def test_a_hub_that_keeps_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifiers.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(classifiers, "HUB_SECONDS", 0.2)
+    told = threading.Event()
+
+    def silent(url: str, timeout: float) -> None:
+        told.wait(10)
+        raise OSError("too late")
+
+    monkeypatch.setattr(classifiers.urllib.request, "urlopen", silent)
+    hub_lack.cache_clear()
+    started = time.time()
+    try:
+        assert hub_lack() == "no answer within 0.2 s"
+        assert time.time() - started < 1.5
+    finally:
+        told.set()
+        hub_lack.cache_clear()
+
+
+def test_weights_that_were_fetched_before_need_no_hub(
+    monkeypatch: pytest.MonkeyPatch, hub: list[tuple[str, bool]]
+) -> None:
+    monkeypatch.setattr(classifiers, "hub_lack", lambda: "HF_HUB_OFFLINE is set")
+    with pytest.raises(EcglibError, match="HF_HUB_OFFLINE is set"):
+        make_classifier("resnet152")
+    there = "timm/resnet152.tv_in1k"
+    monkeypatch.setattr(
+        classifiers, "try_to_load_from_cache", lambda repo, name: "/there" if repo == there else None
+    )
+    assert make_classifier("resnet152").name == "resnet152"
+    with pytest.raises(EcglibError, match="model vit_b16"):
+        make_classifier("vit_b16")
+
+
+def test_counting_operations_fetches_nothing(hub: list[tuple[str, bool]]) -> None:
+    assert untrained_classifier("beit_b", SIZE).name == "beit_b"
+    assert untrained_classifier("heartbeit", SIZE).name == "random"
+    assert not any(pretrained for _, pretrained in hub)

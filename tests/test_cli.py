@@ -11,6 +11,7 @@ import pytest
 
 ECGLIB = Path(sys.executable).with_name("ecglib")
 SUBSET_ROWS = 40
+PTBXL = ("paper", "--set", "01_cohorts.sampling_rate=100")  # reads PTB-XL, and needs no published weights
 
 
 def ecglib(*words: object, runs: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
@@ -56,8 +57,25 @@ def test_value_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_data_folder_is_named(tmp_path: Path) -> None:
-    done = ecglib("run", "ptbxl-tiny", "--data", tmp_path / "nowhere", runs=tmp_path)
+    done = ecglib("run", "paper", "--data", tmp_path / "nowhere", runs=tmp_path)
     assert_one_clear_line(done, "nowhere")
+
+
+def test_unknown_weights_are_named_before_any_work(tmp_path: Path) -> None:
+    done = ecglib("run", "quick", "--set", "03_tokens.weights=heartbeit_huge", runs=tmp_path)
+    assert_one_clear_line(done, "weights 'heartbeit_huge' are not in")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_hub_out_of_reach_is_named_before_any_work(tmp_path: Path) -> None:
+    done = ecglib("grid", "quick", "--set", "05_finetuning.models=[vit_b16]", runs=tmp_path)
+    assert_one_clear_line(done, "model vit_b16 needs weights from", "HF_HUB_OFFLINE is set")
+    assert not any(tmp_path.iterdir())
+
+
+def test_predictions_that_are_not_kept_are_named(tmp_path: Path) -> None:
+    done = ecglib("run", "smoke", "--from-predictions", runs=tmp_path)
+    assert_one_clear_line(done, "smoke/cells.json: no such file, so no results are kept there")
 
 
 @pytest.fixture
@@ -79,13 +97,13 @@ def test_damaged_record_stops_the_run_with_one_line(small_ptbxl: Path, tmp_path:
     damaged = sorted(small_ptbxl.glob("records100/*/*.dat"))[5]
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-100])
-    done = ecglib("run", "ptbxl-tiny", "--data", small_ptbxl, runs=tmp_path / "runs")
+    done = ecglib("run", *PTBXL, "--data", small_ptbxl, runs=tmp_path / "runs")
     assert_one_clear_line(done, damaged.name)
 
     damaged.write_bytes(whole)
     header = damaged.with_suffix(".hea")
     header.write_text(header.read_text().replace(" 12 100 1000", " 12 100 2000"))
-    done = ecglib("run", "ptbxl-tiny", "--data", small_ptbxl, runs=tmp_path / "runs")
+    done = ecglib("run", *PTBXL, "--data", small_ptbxl, runs=tmp_path / "runs")
     assert_one_clear_line(done, header.stem)
 
 

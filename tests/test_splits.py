@@ -56,6 +56,26 @@ def test_unusable_rows_are_excluded_and_move_no_other(manifest: pd.DataFrame, sp
 
 
 @settings(max_examples=25, deadline=None)
+@given(manifests(), st.integers(0, 5))
+def test_fractions_by_record_are_nested_and_stratified(manifest: pd.DataFrame, draw: int) -> None:
+    manifest = manifest.assign(record_id=[f"r{row}" for row in range(len(manifest))])
+    parts = assign(manifest, "seed42")
+    label = manifest.stemi[parts == "train"]
+    smaller: set[int] = set()
+    for fraction in (0.01, 0.1, 0.5, 1.0):
+        rows = label_fraction_rows(manifest, parts, "stemi", fraction, draw, by="record_id")
+        expected = {k: round_half_up(fraction * (label == k).sum()) for k in (0, 1)}
+        if 0 in expected.values():
+            assert rows is None
+            continue
+        assert rows is not None
+        assert (parts.iloc[rows] == "train").all()
+        assert {k: int((manifest.stemi.iloc[rows] == k).sum()) for k in (0, 1)} == expected
+        assert smaller <= set(rows)
+        smaller = set(rows)
+
+
+@settings(max_examples=25, deadline=None)
 @given(manifests(), st.sampled_from(SPLITS), st.integers(0, 5))
 def test_fractions_are_nested_by_patient_and_stratified(
     manifest: pd.DataFrame, split: str, draw: int

@@ -16,6 +16,7 @@ from ecglib.domain_shift import ShiftSettings, domain_shift
 from ecglib.errors import EcglibError
 from ecglib.evidence import sign_pixels, sign_samples
 from ecglib.filtering import FilterSettings, preprocess
+from ecglib.finetune import FinetuneSettings
 from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings, lead_time_to_pixel
 from ecglib.metrics import ScoreSettings, auroc
@@ -320,8 +321,14 @@ def test_optimism_is_the_papers_score_minus_the_honest_one() -> None:
 
 def test_what_is_not_estimable_is_named_once() -> None:
     lacking = scored(replace(CELL, fraction=0.01), {"honest": 0, "paper": 0}, estimable=False)
-    sentence = score_tables.not_estimable_sentence(pd.DataFrame(scored(CELL, {"honest": 0.7}) + lacking))
-    assert sentence.count("STEMI at 1 %, fine-tuned") == 1
+    told = pd.DataFrame(scored(CELL, {"honest": 0.7}) + lacking).assign(reason="no patient of one class")
+    sentence = score_tables.not_estimable_sentence(told)
+    assert sentence == "**Not estimable**: STEMI at 1 %, fine-tuned (no patient of one class)."
+    unstable = told.assign(reason="unstable: loss not finite at step 3 of 9")
+    sentence = score_tables.not_estimable_sentence(unstable)
+    assert (
+        "STEMI at 1 %, fine-tuned, HeartBEiT, draw 0 (unstable: loss not finite at step 3 of 9)" in sentence
+    )
     assert "Every cell" in score_tables.not_estimable_sentence(pd.DataFrame(scored(CELL, {"honest": 0.7})))
 
 
@@ -330,6 +337,8 @@ def test_training_table_counts_records_and_outcomes() -> None:
     rows = {0.5: None, 1.0: {"train": np.array([0, 2, 3])}}
     table: Any = score_tables.training_table(cells, lambda cell: rows[cell.fraction], np.array([1, 1, 1, 0]))
     assert table["training ECGs"].tolist() == ["not estimable", "3"]
+    assert table.index.get_level_values("split").tolist() == ["official"] * 2
+    assert table["drawn by"].tolist() == ["patient"] * 2
     assert table["with the outcome"].tolist() == ["not estimable", "2"]
 
 
@@ -347,7 +356,7 @@ def predictions(seed: int) -> pd.DataFrame:
 
 
 def test_differences_are_heartbeit_minus_the_other_on_the_same_records() -> None:
-    cells = GridSettings(fractions=(0.1, 1.0), photo_models=(), head_models=("heartbeit",)).cells("stemi")
+    cells = GridSettings(fractions=(0.1, 1.0), extra_models=(), head_models=("heartbeit",)).cells("stemi")
     made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
     table: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=20))
     row = table[(table.fraction == 0.1) & (table.metric == "auroc")]
@@ -362,7 +371,7 @@ def test_differences_are_heartbeit_minus_the_other_on_the_same_records() -> None
 
 
 def test_few_labels_are_compared_with_all_labels_of_the_others() -> None:
-    cells = GridSettings(fractions=(0.1, 1.0), photo_models=(), head_models=("heartbeit",)).cells("stemi")
+    cells = GridSettings(fractions=(0.1, 1.0), extra_models=(), head_models=("heartbeit",)).cells("stemi")
     made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
     equal: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=20))
     assert (equal.fraction == equal.reference_fraction).all()
@@ -376,7 +385,7 @@ def test_few_labels_are_compared_with_all_labels_of_the_others() -> None:
 
 
 def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run() -> None:
-    cells = GridSettings(fractions=(0.1, 1.0), draws=2, photo_models=(), head_models=("heartbeit",)).cells(
+    cells = GridSettings(fractions=(0.1, 1.0), draws=(2,), extra_models=(), head_models=("heartbeit",)).cells(
         "stemi"
     )
     made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
@@ -469,6 +478,20 @@ def test_precision_table_shows_the_gap_between_the_rules(studies: tuple) -> None
         False,
     ]
     assert table["truth"].tolist() == ["0.414", "0.414", "0.416", "0.416"]
+
+
+def test_the_length_of_training_is_told_with_its_caps() -> None:
+    cells = [replace(CELL, fraction=0.1), CELL, replace(CELL, model="random"), replace(CELL, kind="head")]
+    sizes = {0.1: 64, 1.0: 6400}
+    settings = FinetuneSettings(steps=100, epochs=30, batch_size=32)
+    sentence = score_tables.length_sentence(
+        cells, lambda c: {"train": np.arange(sizes[c.fraction])}, settings
+    )
+    assert "at most 100 steps of 32 ECGs and 30 passes over the training ECGs" in sentence
+    assert (
+        "60 steps (30.0 passes) at 10 % of official; 100 steps (0.5 passes) at 100 % of official." in sentence
+    )
+    assert sentence.count("steps (") == 2
 
 
 def test_verdicts_are_counted() -> None:

@@ -1,0 +1,241 @@
+"""The experiment without its pages: cells made one after the other, their results kept, and tried again."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ecglib.datasets import CohortSettings, DataPaths
+from ecglib.errors import EcglibError
+from ecglib.grid import Cell, GridSettings
+from ecglib.metrics import auroc
+from ecglib.profiles import load_profile
+from ecglib.progress import track
+from ecglib.protocols import choose_step
+from ecglib.provenance import file_sha256, machine
+from ecglib.results import (
+    CELLS,
+    ROUNDED_TO,
+    ROUNDED_TO_RANGE,
+    KeptResults,
+    as_kept,
+    attribution,
+    write_results,
+)
+from ecglib.run import say
+from ecglib.study import Study, drawn_by, open_kept, require_weights
+
+KINDS = {None: ("head", "finetuned"), "heads": ("head",), "finetuned": ("finetuned",)}
+SAME_SCORE, SAME_AUROC = 1e-5, 0.005  # on the machine that made a cell, and elsewhere
+
+
+def run_grid(
+    name: str,
+    data: DataPaths,
+    overrides: Sequence[str],
+    outcome: str | None = None,
+    only: str | None = None,
+    hours: float | None = None,
+    export: Path | None = None,
+) -> None:
+    """Make the cells of a profile in the order of `GridSettings.all_cells`, for at most so many hours.
+
+    The time is looked at before each cell. Prints what is done and what lacks; `export` keeps all that
+    exists, of whatever outcome and kind, in a folder. Raises EcglibError for what the profile or data lack.
+    """
+    if only not in KINDS:
+        raise EcglibError(f"only={only}: take heads or finetuned, or leave it out for both")
+    profile, deadline = load_profile(name, overrides), time.time() + 3600 * (hours or 1e6)
+    require_weights(profile)
+    study = Study(profile, "05_finetuning", outcome, data)
+    if export:
+        attribution(profile.settings(CohortSettings).source)  # refused before the work, not after it
+    every = _all_cells(study)
+    wanted = [c for c in every if outcome in (None, c.outcome) and c.kind in KINDS[only]]
+    try:
+        for cell in track(wanted, f"cells of {profile.name}", unit="cell"):
+            if time.time() > deadline:
+                say(f"{hours:g} hours are over; the same command goes on from here")
+                break
+            study.predictions(cell)
+    except KeyboardInterrupt:
+        raise EcglibError("stopped by the keyboard; the same command goes on from here") from None
+    print(progress_table(study, wanted).to_string(index=False))
+    if export:
+        n_cells = export_results(study, export)
+        size = sum(path.stat().st_size for path in export.iterdir()) / 1e6
+        say(f"{export}: results of {n_cells} of {len(every)} cells kept, {size:.1f} MB")
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "made.json").read_text(encoding="utf-8"))
+
+
+def _all_cells(study: Study) -> list[Cell]:
+    return study.profile.settings(GridSettings).all_cells(study.profile.outcomes)
+
+
+def progress_table(study: Study, cells: Sequence[Cell]) -> pd.DataFrame:
+    """What is done and what lacks, one row for each outcome, kind, split and fraction."""
+    rows = []
+    for cell in cells:
+        folder, estimable = study.existing(cell), study.rows(cell) is not None
+        unstable = bool(folder) and study.lack(cell) != "" and estimable
+        labels = f"{100 * cell.fraction:g} %"
+        head = {"kind": cell.kind, "outcome": cell.outcome, "split": cell.split, "labels": labels}
+        seconds = (
+            json.loads((folder / "made.json").read_text(encoding="utf-8"))["seconds"] if folder else np.nan
+        )
+        rows.append(
+            head
+            | {"cells": 1, "done": bool(folder), "lack": estimable and not folder}
+            | {"unstable": unstable, "not estimable": not estimable, "minutes each": seconds / 60}
+        )
+    keys = ["kind", "outcome", "split", "labels"]
+    groups = pd.DataFrame(rows).groupby(keys, sort=False)
+    table = groups[["cells", "done", "lack", "unstable", "not estimable"]].sum()
+    return table.join(groups["minutes each"].mean().round(2)).reset_index()
+
+
+def export_results(study: Study, folder: Path) -> int:
+    """Keep the results of every cell that exists in `folder`; returns how many.
+
+    Cells that the folder holds and that do not exist here stay, where they are of the same data and settings.
+    """
+    head = _head(study)
+    cells: dict[Cell, tuple[Mapping[str, Any], pd.DataFrame | None]] = {}
+    earlier = _earlier(study, folder, head)
+    for cell in _all_cells(study):
+        made = study.existing(cell)
+        if made:
+            predictions = study.predictions(cell)
+            kept = None if predictions is None else as_kept(cell, predictions)
+            cells[cell] = (_made_by(study, cell, made), kept)
+        elif earlier and cell in earlier.cells:
+            cells[cell] = (earlier.cells[cell], earlier.predictions(cell))
+    if not cells:
+        raise EcglibError(f"{folder}: no cell exists yet, so there is nothing to keep; make some first")
+    manifest = study.cohort.manifest.assign(usable=study.manifest["usable"])
+    whose = attribution(study.profile.settings(CohortSettings).source)
+    write_results(folder, head, manifest, study.distances, cells, whose)
+    return len(cells)
+
+
+def _head(study: Study) -> dict[str, Any]:
+    names = ("name", "outcomes", "synthetic", "comparable", "other_patients", "origins", "notes")
+    return {
+        "profile": study.profile.name,
+        "cohort": {name: getattr(study.cohort, name) for name in names},
+        "data_hash": study.images.data_hash,
+        "settings": drawn_by(study.profile),
+    }
+
+
+def _earlier(study: Study, folder: Path, head: Mapping[str, Any]) -> KeptResults | None:
+    """What the folder holds already, if it may stand beside what is made now."""
+    if not (folder / CELLS).exists():
+        return None
+    earlier = KeptResults.open(folder)
+    try:
+        open_kept(study.profile, folder)
+    except EcglibError as other:
+        say(f"{folder}: what is there goes: {other}")
+        return None
+    return earlier if earlier.head["data_hash"] == head["data_hash"] else None
+
+
+def _made_by(study: Study, cell: Cell, folder: Path) -> dict[str, Any]:
+    made = _made(folder)
+    own = {name: made[name] for name in ("settings", "model", "images", "commit", "machine", "seconds")}
+    weights = folder / "weights.safetensors"
+    if weights.exists():
+        own["weights_sha256"] = file_sha256(weights)
+    if lack := study.lack(cell):
+        own["unstable"] = lack
+    return own
+
+
+# --- trying kept cells again ---
+
+
+def reproduce_cells(name: str, data: DataPaths, results: Path, n: int, seed: int) -> bool:
+    """Make n kept cells, drawn at random, again from nothing; print how they compare; True where all agree.
+
+    Drawn from heads and from fine-tuned cells of the smallest fraction. On the machine that made them scores
+    must be equal to SAME_SCORE (and the rounding of kept heads); elsewhere the AUROC on test, at the step
+    best on validation, to SAME_AUROC.
+    """
+    kept = KeptResults.open(results)
+    cells = draw_cells(kept, n, seed)
+    profile = load_profile(name)
+    require_weights(profile)
+    open_kept(profile, results)  # of the same settings
+    with _fresh_runs():
+        study = Study(profile, "05_finetuning", data=data)
+        rows = [compare(cell, kept, study.predictions(cell)) for cell in cells]
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False))
+    return bool(table["same"].all())
+
+
+@contextmanager
+def _fresh_runs() -> Iterator[None]:
+    """Results go to a folder of their own, which is deleted afterwards."""
+    before = os.environ.get("ECGLIB_RUNS")
+    with tempfile.TemporaryDirectory(prefix="ecglib-reproduce-") as folder:
+        os.environ["ECGLIB_RUNS"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("ECGLIB_RUNS")
+            if before is not None:
+                os.environ["ECGLIB_RUNS"] = before
+
+
+def draw_cells(kept: KeptResults, n: int, seed: int) -> list[Cell]:
+    """n of the kept cells that take little time: heads, and fine-tuned cells of the smallest fraction."""
+    there = [cell for cell in kept.cells if not kept.lack(cell)]
+    smallest = min((cell.fraction for cell in there if cell.kind == "finetuned"), default=0)
+    cheap = sorted(cell for cell in there if cell.kind == "head" or cell.fraction == smallest)
+    if n > len(cheap):
+        raise EcglibError(f"n={n}: only {len(cheap)} cells are kept that can be tried again; lower it")
+    chosen = np.random.default_rng(seed).choice(len(cheap), n, replace=False)
+    return [cheap[place] for place in sorted(chosen)]
+
+
+def compare(cell: Cell, kept: KeptResults, made: pd.DataFrame | None) -> dict[str, Any]:
+    """A kept cell beside what was made now: largest difference of scores, both AUROCs, whether they agree."""
+    theirs = kept.predictions(cell)
+    if theirs is None or made is None:
+        return {"cell": str(cell), "same": False, "by": "unstable here"}
+    keys = ["record_id", "part", "step"]
+    both = theirs.merge(made, on=keys, suffixes=("", "_now"))
+    same_rows = len(both) == len(theirs) and (both["y_true"] == both["y_true_now"]).all()
+    there, now = both["y_score"].to_numpy(np.float64), both["y_score_now"].to_numpy(np.float64)
+    rounding = np.minimum(ROUNDED_TO * np.abs(there), ROUNDED_TO_RANGE * np.ptp(there))
+    allowed = SAME_SCORE + (rounding if cell.kind == "head" else 0)
+    scores = [_test_auroc(table) for table in (theirs, made)]
+    here = kept.cells[cell]["machine"] == json.loads(json.dumps(machine()))
+    equal = bool((np.abs(there - now) <= allowed).all())
+    agrees = equal if here else abs(scores[0] - scores[1]) <= SAME_AUROC
+    return {
+        "cell": str(cell),
+        "largest difference": float(np.abs(there - now).max(initial=0)),
+        "AUROC kept": round(scores[0], 4),
+        "AUROC now": round(scores[1], 4),
+        "by": f"scores to {SAME_SCORE:g}" if here else f"another machine, AUROC to {SAME_AUROC:g}",
+        "same": bool(same_rows and agrees),
+    }
+
+
+def _test_auroc(predictions: pd.DataFrame) -> float:
+    step = choose_step(predictions, "honest", "test")
+    rows = predictions.loc[(predictions["part"] == "test") & (predictions["step"] == step)]
+    return auroc(rows["y_true"].to_numpy(), rows["y_score"].to_numpy())

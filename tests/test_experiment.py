@@ -1,0 +1,462 @@
+"""Cells made alone, their results kept and read back: the same scores without ECGs, or a clear refusal."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecglib import beit, experiment, published, results, score_figures, score_tables, tables
+from ecglib.beit import MaskedImageModel
+from ecglib.checkpoints import save_encoder
+from ecglib.classifiers import Classifier
+from ecglib.datasets import DataPaths
+from ecglib.errors import EcglibError
+from ecglib.finetune import UnstableError, finetune
+from ecglib.grid import Cell
+from ecglib.metrics import ScoreSettings
+from ecglib.preprocessing import fingerprint
+from ecglib.pretrain import PretrainSettings
+from ecglib.profiles import ROOT, load_profile
+from ecglib.protocols import choose_step
+from ecglib.published import publish
+from ecglib.results import ROUNDED_TO, ROUNDED_TO_RANGE, KeptResults, read_by_protocols, rounded
+from ecglib.study import LACKS_CLASS, Study, require_weights
+from ecglib.tokenizer import Tokenizer, TokenizerSettings, load_tokenizer, make_networks
+
+PROFILE = """\
+description: a made-up experiment of minute networks, for tests
+outcomes: [stemi, hcm]
+01_cohorts:
+  n_patients: 120
+03_tokens:
+  weights: minute
+05_finetuning:
+  models: [heartbeit, random]
+  fractions: [0.001, 0.5, 1]
+  draws: [1, 2, 1]
+  steps: 3
+  batch_size: 4
+  score_points: 3
+  extra_models: [random]
+  extra_split: seed42
+  head_models: [heartbeit, random]
+  head_fractions: [0.5, 1]
+  head_draws: 2
+  n_draws: 20
+"""
+WORDS = TokenizerSettings(n_hid=8, vocab_size=64)
+PRETRAINED = PretrainSettings(steps=7, warmup_steps=2, mask="uniform")
+
+
+def a_run(folder: Path) -> Path:
+    """Tokenizer, encoder and histories as a pretraining leaves them, of random weights."""
+    drawn = fingerprint()
+    described = {"settings": asdict(WORDS), "vocab_size": 64, "preprocessing": drawn}
+    Tokenizer(*make_networks(WORDS), described).save(folder / "tokenizer")
+    metadata = {
+        "preprocessing": drawn,
+        "tokenizer_sha256": load_tokenizer(folder / "tokenizer").metadata["weights_sha256"],
+        "settings": asdict(PRETRAINED),
+        "commit": "abc123",
+        "audit": {"PTB-XL": {"seen_of_seed42_test": 0.81}},
+    }
+    save_encoder(folder / "encoder.safetensors", MaskedImageModel("minute", 64, seed=4), metadata)
+    course = pd.DataFrame({"step": [1, 2], "loss": [4.0, 3.0]})
+    for place in (folder, folder / "tokenizer"):
+        course.to_parquet(place / "history.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A profile, minute weights under a name, and a folder of results."""
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(beit.SIZES, "minute", (12, 2, 2))
+        patch.setattr(published, "WEIGHTS", folder / "weights")
+        patch.setenv("ECGLIB_RUNS", str(folder / "runs"))
+        run = a_run(folder / "run")
+        publish(run / "encoder.safetensors", run / "tokenizer", folder / "weights" / "minute")
+        (folder / "mine.yaml").write_text(PROFILE)
+        yield folder
+
+
+def a_study(world: Path, notebook: str = "05_finetuning", kept: Path | None = None) -> Study:
+    return Study(load_profile(str(world / "mine.yaml")), notebook, data=DataPaths(results=kept))
+
+
+@pytest.fixture(scope="module")
+def made(world: Path) -> Path:
+    """The folder in which the results of the whole grid are kept."""
+    experiment.run_grid(str(world / "mine.yaml"), DataPaths(), [], export=world / "kept")
+    return world / "kept"
+
+
+@pytest.fixture
+def kept(made: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(made, tmp_path / "kept"))
+
+
+# --- published weights in the place of a training ---
+
+
+def test_published_weights_take_the_place_of_both_trainings(world: Path) -> None:
+    study = a_study(world, "04_pretraining")
+    assert study.encoder_folder == world / "weights" / "minute"
+    assert study.tokenizer.vocab_size == 64
+    assert study.pretraining_history.loss.tolist() == study.tokenizer_history.loss.tolist() == [4.0, 3.0]
+    assert study.pretraining == PRETRAINED
+    assert study.size == "minute"
+    of_box = {p["name"]: (p["value"], p["set_by"]) for p in study._parameters()}
+    assert of_box["steps"] == (7, "weights")
+    assert of_box["mask"] == ("uniform", "weights")
+    assert [entry["kind"] for entry in study.made] == ["weights"]
+    sentence = tables.weights_sentence(study.weights)
+    assert "`minute`, made on 20" in sentence
+    assert "at commit `abc123` by `ecglib pretrain minute --data PTBXL_DIR`" in sentence
+    assert "seed42` tests it saw, without labels, 81 % (PTB-XL)" in sentence
+    assert "trained by this page" in tables.weights_sentence(None)
+
+
+def test_other_weights_under_the_same_name_make_other_cells(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = a_study(world)._model_key("heartbeit")
+    others = tmp_path / "weights"
+    shutil.copytree(world / "weights", others)
+    encoder = world / "run" / "encoder.safetensors"
+    publish(encoder, world / "run" / "tokenizer", others / "minute", dtype=torch.float32)
+    monkeypatch.setattr(published, "WEIGHTS", others)
+    assert a_study(world)._model_key("heartbeit") != key
+    assert a_study(world)._model_key("random") == "random minute"
+
+
+def test_weights_that_are_not_there_or_saw_other_images_are_refused_in_one_line(world: Path) -> None:
+    for override, message in (
+        ("03_tokens.weights=huge", "weights 'huge' are not in .*: it holds minute"),
+        (
+            "02_preprocessing.high_hz=30",
+            r"learnt from images drawn otherwise: high_hz 40\.0 there, 30\.0 here",
+        ),
+    ):
+        profile = load_profile(str(world / "mine.yaml"), [override])
+        with pytest.raises(EcglibError, match=message):
+            _ = Study(profile, "04_pretraining").encoder_folder
+    with pytest.raises(EcglibError, match="weights 'huge'"):
+        require_weights(load_profile(str(world / "mine.yaml"), ["03_tokens.weights=huge"]))
+
+
+# --- results that are kept ---
+
+
+def test_scores_and_differences_from_kept_results_are_those_of_the_run(world: Path, made: Path) -> None:
+    run, kept = a_study(world), a_study(world, kept=made)
+    few = ScoreSettings(n_draws=20)
+    for outcome in ("stemi", "hcm"):
+        cells = run.grid(outcome)
+        assert kept.grid(outcome) == cells
+        scores, again = run.scores(outcome), kept.scores(outcome)
+        finetuned = scores.kind == "finetuned"
+        pd.testing.assert_frame_equal(scores[finetuned], again[finetuned])
+        pd.testing.assert_frame_equal(scores, again, atol=0.001)  # heads are rounded
+        assert scores[~finetuned].step.tolist() == again[~finetuned].step.tolist()
+        ours, theirs = (score_tables.differences(cells, study.predictions, few) for study in (run, kept))
+        pd.testing.assert_frame_equal(ours, theirs, atol=0.001)
+        for table in (run, kept):
+            told = score_tables.training_table(cells, table.rows, table.labels(outcome))
+            assert "not estimable" in told["training ECGs"].tolist()
+        assert (scores.loc[scores.fraction == 0.001, "reason"] == LACKS_CLASS).all()
+    pd.testing.assert_frame_equal(run.distances, kept.distances)
+    assert kept.data_hash == run.images.data_hash
+    assert tables.outcome_sentence(kept.cohort, "stemi") == tables.outcome_sentence(run.cohort, "stemi")
+    for split in ("official", "seed42"):
+        pd.testing.assert_series_equal(kept.parts(split), run.parts(split))
+
+
+def test_kept_results_say_what_made_each_cell(world: Path, made: Path) -> None:
+    kept, study = KeptResults.open(made), a_study(world)
+    weights = study.weights
+    assert weights
+    assert len(kept.cells) == 25
+    for cell, entry in kept.cells.items():
+        assert entry["settings"]["score_points" if cell.kind == "finetuned" else "head_iterations"]
+        assert entry["model"] == (weights.key if cell.model == "heartbeit" else "random minute")
+        assert entry["images"] == study.images.data_hash
+        assert entry["commit"]
+        assert entry["seconds"] > 0
+        assert entry["machine"]["processor"]
+        assert len(entry["weights_sha256"]) == len(entry["file_sha256"]) == 64
+        assert entry["file"] in kept.head["files"]
+    assert "synthetic" in (made / "README.md").read_text()
+    record = a_study(world, kept=made).record()
+    assert record["predictions"].startswith("25 cells, kept with the book; made in ")
+    assert "ECGLIB_RESULTS=book/results/mine papermill" in record["command"]
+    assert a_study(world).record()["predictions"] == ""
+    assert {"age", "sex", "site", "device", "usable", "stemi"} <= set(kept.manifest)
+
+
+def test_exporting_twice_gives_the_same_bytes_and_keeps_what_no_longer_exists(
+    world: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in kept.iterdir()}
+    assert experiment.export_results(a_study(world), kept) == 25
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
+    monkeypatch.setattr(Study, "existing", lambda self, cell: None)
+    assert experiment.export_results(a_study(world), kept) == 25
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
+
+
+def test_a_changed_file_is_named_in_one_line(world: Path, kept: Path) -> None:
+    name = "stemi-official-finetuned-random.parquet"
+    content = (kept / name).read_bytes()
+    (kept / name).write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    with pytest.raises(EcglibError, match=f"{name}: missing, or not as cells.json says; restore") as refusal:
+        a_study(world, kept=kept)
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(EcglibError, match=name):
+        experiment.export_results(a_study(world), kept)
+    (kept / "cells.json").write_text("{")
+    with pytest.raises(EcglibError, match=r"cells\.json: cannot be read"):
+        KeptResults.open(kept)
+    with pytest.raises(EcglibError, match="no results are kept there"):
+        KeptResults.open(kept / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("05_finetuning.steps=4", "steps 3 there, 4 here"),
+        ("05_finetuning.head_iterations=9", "head_iterations 1000 there, 9 here"),
+        ("01_cohorts.n_patients=130", "n_patients 120 there, 130 here"),
+    ],
+)
+def test_kept_results_of_other_settings_are_not_passed_off(
+    world: Path, made: Path, override: str, message: str
+) -> None:
+    profile = load_profile(str(world / "mine.yaml"), [override])
+    with pytest.raises(EcglibError, match=f"keeps results of other settings: {message}"):
+        Study(profile, "05_finetuning", data=DataPaths(results=made))
+
+
+def test_what_needs_ecgs_says_so(world: Path, made: Path) -> None:
+    study = a_study(world, kept=made)
+    with pytest.raises(EcglibError, match="keeps predictions, no images"):
+        _ = study.images
+    with pytest.raises(EcglibError, match="keeps predictions, no ECGs"):
+        study.cohort.read(0)
+    with pytest.raises(EcglibError, match="are not exported"):
+        results.attribution("muse")
+
+
+def test_part_of_a_grid_is_read_as_far_as_it_goes(world: Path, kept: Path) -> None:
+    some = KeptResults.open(kept)
+    cells = {c: (e, some.predictions(c)) for c, e in some.cells.items() if c.kind == "head" and not c.draw}
+    results.write_results(kept, {"settings": some.head["settings"], "cohort": some.head["cohort"],
+                                 "data_hash": "x"}, some.manifest, some.distances, cells, "")  # fmt: skip
+    assert not (kept / "stemi-official-finetuned-random.parquet").exists()
+    study = a_study(world, kept=kept)
+    estimable = [cell for cell in study.grid("stemi") if study.rows(cell) is not None]
+    assert estimable == [cell for cell in cells if cell.outcome == "stemi"]
+    assert study.scores("stemi").estimable.sum() > 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1, width=32), min_size=1))
+def test_rounding_moves_no_score_far_and_none_past_another(scores: list[float]) -> None:
+    before = np.array(scores, np.float32)
+    after = rounded(before)
+    moved = np.abs(after.astype(float) - before)
+    assert (moved <= ROUNDED_TO * before.astype(float)).all()
+    assert (moved <= ROUNDED_TO_RANGE * np.ptp(before.astype(float)) + 1e-38).all()
+    assert (np.diff(after[np.argsort(before)]) >= 0).all()
+
+
+def test_rows_that_protocols_read_are_kept_and_no_other() -> None:
+    rng = np.random.default_rng(0)
+    n, steps = 60, range(5)
+    table = pd.DataFrame(
+        {"record_id": np.arange(n).astype(str), "patient_id": np.arange(n).astype(str),
+         "part": np.repeat(["validation", "test", "external"], n // 3), "y_true": np.arange(n) % 2}
+    )  # fmt: skip
+    all_steps = pd.concat([table.assign(step=s, y_score=rng.random(n).astype(np.float32)) for s in steps])
+    read = read_by_protocols(all_steps)
+    best = {part: choose_step(all_steps, "paper", part) for part in ("test", "external")}
+    honest = choose_step(all_steps, "honest", "test")
+    for part, group in read.groupby("part"):
+        assert set(group.step) == {honest, best.get(str(part), honest)}
+    for part in best:
+        assert choose_step(read, "paper", part) == best[part]
+        assert choose_step(read, "honest", part) == honest
+    one_class = all_steps.assign(y_true=0)
+    assert read_by_protocols(one_class) is one_class
+
+
+# --- cells made alone ---
+
+
+def test_unstable_cells_are_results_and_stop_nothing(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wild(classifier: Classifier, *others: Any) -> pd.DataFrame:
+        if classifier.name == "random":
+            raise UnstableError("loss or prediction not finite at step 2 of 3")
+        return finetune(classifier, *others)
+
+    monkeypatch.setenv("ECGLIB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr("ecglib.study.finetune", wild)
+    overrides = ["05_finetuning.fractions=1", "05_finetuning.draws=1", "05_finetuning.extra_models=[]"]
+    profile = load_profile(str(world / "mine.yaml"), overrides)
+    study = Study(profile, "05_finetuning", "stemi")
+    scores = study.scores("stemi")
+    reason = "unstable: loss or prediction not finite at step 2 of 3"
+    unstable = (scores.kind == "finetuned") & (scores.model == "random")
+    assert scores.reason[unstable].tolist() == [reason] * 2
+    assert not scores.estimable[unstable].any()
+    assert scores[~unstable].value.notna().all()
+    assert reason in score_tables.not_estimable_sentence(scores)
+    assert "not estimable" in score_tables.score_table(scores, "auroc")["random weights"].tolist()
+    assert study.trained_classifier(study.grid("stemi")[-1]) is None
+    differences = score_tables.differences(study.grid("stemi"), study.predictions, ScoreSettings(n_draws=5))
+    assert set(differences.kind) == {"head"}
+    score_figures.over_fractions(scores)
+    told = experiment.progress_table(study, study.grid("stemi"))
+    assert told.unstable.tolist() == [0, 0, 1]
+    experiment.export_results(study, tmp_path / "kept")
+    again = Study(profile, "05_finetuning", "stemi", DataPaths(results=tmp_path / "kept"))
+    pd.testing.assert_frame_equal(again.scores("stemi")[unstable], scores[unstable])
+
+
+def test_the_grid_stops_after_its_hours_and_says_what_lacks(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("ECGLIB_RUNS", str(tmp_path))
+    name = str(world / "mine.yaml")
+    experiment.run_grid(name, DataPaths(), [], "stemi", "heads", hours=1e-9)
+    printed = capsys.readouterr()
+    assert "hours are over" in printed.err
+    words = [line.split() for line in printed.out.splitlines()]
+    lacking = words[0].index("lack") + 1  # "50 %" is two words
+    assert [(row[:3], row[lacking]) for row in words[1:]] == [
+        (["head", "stemi", "official"], "4"),
+        (["head", "stemi", "official"], "2"),
+    ]
+    with pytest.raises(EcglibError, match="only=cells: take heads or finetuned"):
+        experiment.run_grid(name, DataPaths(), [], None, "cells")
+    with pytest.raises(EcglibError, match="no cell exists yet"):
+        experiment.export_results(a_study(world), tmp_path / "kept")
+
+
+def test_a_grid_that_was_killed_goes_on(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECGLIB_RUNS", str(tmp_path))
+    name, asked = str(world / "mine.yaml"), []
+    fit = Study._fit_head
+
+    def killed_at_the_third(self: Study, cell: Cell, *others: object) -> pd.DataFrame:
+        asked.append(cell)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return fit(self, cell, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Study, "_fit_head", killed_at_the_third)
+    with pytest.raises(EcglibError, match="the same command goes on from here"):
+        experiment.run_grid(name, DataPaths(), [], "stemi", "heads")
+    experiment.run_grid(name, DataPaths(), [], "stemi", "heads")
+    assert asked[2] == asked[3]
+    assert len(set(asked)) == len(asked) - 1 == 6
+
+
+# --- kept cells tried again ---
+
+
+def test_kept_cells_come_out_again_from_nothing(
+    world: Path, made: Path, capsys: pytest.CaptureFixture
+) -> None:
+    runs = os.environ["ECGLIB_RUNS"]
+    assert experiment.reproduce_cells(str(world / "mine.yaml"), DataPaths(), made, 3, 1)
+    assert os.environ["ECGLIB_RUNS"] == runs
+    told = capsys.readouterr().out
+    assert told.count("True") == 3
+    assert "scores to 1e-05" in told
+
+
+def test_the_draw_takes_heads_and_the_smallest_fraction(made: Path) -> None:
+    kept = KeptResults.open(made)
+    drawn = experiment.draw_cells(kept, 20, 0)
+    assert len(set(drawn)) == 20
+    assert {(cell.kind, cell.fraction) for cell in drawn} == {
+        ("head", 0.5),
+        ("head", 1.0),
+        ("finetuned", 0.5),
+    }
+    assert experiment.draw_cells(kept, 3, 0) == experiment.draw_cells(kept, 3, 0)
+    assert experiment.draw_cells(kept, 3, 0) != experiment.draw_cells(kept, 3, 1)
+    with pytest.raises(EcglibError, match="n=99: only 20 cells"):
+        experiment.draw_cells(kept, 99, 0)
+
+
+def test_a_cell_that_comes_out_otherwise_is_told(made: Path) -> None:
+    kept = KeptResults.open(made)
+    cell = next(cell for cell in kept.cells if cell.kind == "finetuned")
+    predictions = kept.predictions(cell)
+    assert predictions is not None
+    assert experiment.compare(cell, kept, predictions)["same"]
+    moved = predictions.assign(y_score=predictions.y_score + np.float32(3e-5))
+    told = experiment.compare(cell, kept, moved)
+    assert not told["same"]
+    assert told["largest difference"] == pytest.approx(3e-5, rel=0.01)
+    elsewhere = replace(kept, cells={cell: {**kept.cells[cell], "machine": {"processor": "another"}}})
+    assert experiment.compare(cell, elsewhere, moved)["same"], "AUROC is the same"
+    reversed_ = predictions.assign(y_score=1 - predictions.y_score)
+    assert not experiment.compare(cell, elsewhere, reversed_)["same"]
+    assert not experiment.compare(cell, kept, None)["same"]
+    assert not experiment.compare(cell, kept, predictions.iloc[:-1])["same"]
+
+
+# --- a book of kept predictions ---
+
+
+def the_pages(folder: Path) -> dict[str, list[str]]:
+    """Tables, sentences and figures of every executed notebook, but the box of what made it."""
+    found = {}
+    for path in sorted((folder / "executed").glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"][:-1]
+        outputs = [output for cell in cells for output in cell.get("outputs", [])]
+        found[path.stem] = [json.dumps(o["data"], sort_keys=True) for o in outputs if "data" in o]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("end_to_end")
+def test_every_table_and_figure_comes_back_from_predictions_alone(
+    world: Path, made: Path, tmp_path: Path
+) -> None:
+    command = [Path(sys.executable).with_name("ecglib"), "run", world / "mine.yaml", "--from-predictions"]
+    words = ["--results", made, "--html", tmp_path / "html"]
+    environment = os.environ | {"ECGLIB_RUNS": str(tmp_path / "runs")}
+    seen = []
+    for _ in range(2):
+        done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        seen.append(the_pages(tmp_path / "runs" / "mine-from-predictions"))
+        text = (tmp_path / "html" / "book" / "index.html").read_text()
+        assert "made of predictions that are kept with the book" in text
+        assert not (tmp_path / "html" / "book" / "executed" / "01_cohorts.html").exists()
+        shutil.rmtree(tmp_path / "runs")
+        shutil.rmtree(tmp_path / "html")
+    assert seen[0] == seen[1]
+    assert set(seen[0]) == {"05_finetuning_stemi", "05_finetuning_hcm", "06_results"}
+    assert all(sum("image/png" in output for output in page) for page in seen[0].values())
+    assert str(ROOT) not in json.dumps(seen)
