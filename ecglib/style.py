@@ -163,7 +163,10 @@ def model_legend(figure: Plot, axes: Sequence[Axes]) -> None:
     names = [model for model in MODEL_COLOURS if model in found]
     if names:
         figure.legend(
-            [found[m] for m in names], [model_name(m) for m in names], loc="outside upper left", ncols=4
+            [found[m] for m in names],
+            [model_name(m) for m in names],
+            loc="outside upper left",
+            ncols=4 if figure.get_figwidth() > 6 else 2,
         )
 
 
