@@ -130,9 +130,9 @@ class KeptResults:
             return None
         table, run = self._table(_file_of(cell)), f"{_run(cell)} step="
         columns = [column for column in table if column.startswith(run)]
-        long = table.loc[:, WHO].join(table.loc[:, columns])
-        long = long.melt(WHO, columns, "step", "y_score").dropna(subset="y_score")
-        long["step"] = long["step"].str.removeprefix(run).astype(np.int64)
+        own = table.loc[:, [*WHO, *columns]].rename(columns={c: int(c.removeprefix(run)) for c in columns})
+        long = own.melt(WHO, var_name="step", value_name="y_score").dropna(subset="y_score")
+        long["step"] = long["step"].astype(np.int64)
         return long.loc[:, list(CELL_COLUMNS)].reset_index(drop=True)
 
     def lack(self, cell: Cell) -> str:

@@ -86,4 +86,4 @@ def label_fraction_rows(
         if n_chosen == 0:
             return None
         chosen += list(np.random.default_rng([draw, label]).permutation(units)[:n_chosen])
-    return np.flatnonzero(train & manifest[by].isin(chosen).to_numpy())
+    return np.flatnonzero(train & manifest[by].isin(chosen).to_numpy())  # numpy compares text one by one

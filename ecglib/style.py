@@ -41,7 +41,7 @@ MODEL_COLOURS = {
     "efficientnet_b4": _PALETTE[5],
     "resnet152": _PALETTE[9],
 }
-MODEL_MARKERS = dict(zip(MODEL_NAMES, "os^DvP<X", strict=True))
+MODEL_MARKERS = dict(zip(MODEL_COLOURS, "os^DvP<X", strict=True))
 OUTCOME_NAMES = {
     "low_lvef": "Low LVEF",
     "hcm": "HCM",
@@ -177,7 +177,10 @@ def model_legend(figure: Plot, axes: Sequence[Axes]) -> None:
     names = [model for model in MODEL_COLOURS if model in found]
     if names:
         figure.legend(
-            [found[m] for m in names], [model_name(m) for m in names], loc="outside upper left", ncols=4
+            [found[m] for m in names],
+            [model_name(m) for m in names],
+            loc="outside upper left",
+            ncols=4 if figure.get_figwidth() > 6 else 2,
         )
 
 
