@@ -41,6 +41,13 @@ class WeightsSettings:
     weights: str = ""  # published weights by name, for tokenizer and encoder; empty: both are trained here
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShownWeights:
+    """The public weights that have a page of their own."""
+
+    shown: str = "heartbeit_tiny"  # published weights, by name
+
+
 @dataclass(frozen=True)
 class Pretrained:
     """A pretrained HeartBEiT and all that its use takes: how to draw, features, tokens, a classifier."""

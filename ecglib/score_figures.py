@@ -132,6 +132,26 @@ def forest(scores: pd.DataFrame, *, metric: str = "auroc", protocol: str = "hone
     return _filled_and_hollow(figure, tuple(KIND_NAMES.values()))
 
 
+@styled
+def probes(found: pd.DataFrame) -> Plot:
+    """Linear heads on frozen features (`frozen`): a panel an outcome, a rung a network; open: all labels."""
+    outcomes, models = list(dict.fromkeys(found.outcome)), list(dict.fromkeys(found.model))
+    figure = new_plot(0.3 * len(models) + 1.3)
+    axes = np.atleast_1d(figure.subplots(1, len(outcomes), sharey=True))
+    for ax, outcome in zip(axes, outcomes, strict=True):
+        for row in found.loc[found.outcome == outcome].to_dict("records"):
+            few, colour = row["fraction"] < 1, MODEL_COLOURS[row["model"]]
+            y = models.index(row["model"]) + (-0.15 if few else 0.15)
+            ax.hlines(y, row["low"], row["high"], color=colour, linewidth=1.2)
+            face = colour if few else "white"
+            ax.plot(row["auroc"], y, MODEL_MARKERS[row["model"]], color=colour, markerfacecolor=face)
+        ax.set(title=outcome_name(outcome), xlabel=METRIC_NAMES["auroc"], ylim=(len(models) - 0.5, -0.5))
+        ax.grid(axis="x")
+    axes[0].set_yticks(range(len(models)), [model_name(model) for model in models])
+    axes[0].set_ylabel("Network")
+    return _filled_and_hollow(figure, ("1 % of the training patients", "all of them"))
+
+
 def _ladder(table: pd.DataFrame, metric: str, ylabel: str, apart: float) -> Plot:
     """A point with its interval on a rung `place` for each row; hollow points a little lower."""
     rungs = table.drop_duplicates("place")
@@ -196,15 +216,18 @@ def _panels(
 
 
 def _draw_models(ax: Axes, rows: pd.DataFrame) -> None:
-    """Points with intervals, moved apart a little; a line joins the means of several draws."""
+    """Points with intervals, moved apart a little; of several runs the means, and each run as a faint dot."""
     models = [model for model in MODEL_COLOURS if model in set(rows.model)]
     for place, model in enumerate(models):
         own, shift = rows.loc[rows.model == model], 1.06 ** (place - (len(models) - 1) / 2)
         colour, marker = MODEL_COLOURS[model], MODEL_MARKERS[model]
-        ax.vlines(own.fraction * shift, own.low, own.high, color=colour, linewidth=1)
-        ax.plot(own.fraction * shift, own.value, marker, color=colour, label=model)
-        means = own.groupby("fraction").value.mean()
-        ax.plot(means.index * shift, means, color=colour, linewidth=1.2)
+        means = own.groupby("fraction")[["value", "low", "high"]].mean()
+        if len(means) < len(own):
+            ax.plot(own.fraction * shift, own.value, ".", color=colour, alpha=0.25, markeredgewidth=0)
+        ax.vlines(means.index * shift, means.low, means.high, color=colour, linewidth=1)
+        ax.plot(
+            means.index * shift, means.value, marker, color=colour, label=model, linestyle="-", linewidth=1.2
+        )
 
 
 def _fraction_axis(ax: Axes, fractions: pd.Series) -> None:

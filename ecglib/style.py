@@ -47,6 +47,8 @@ OUTCOME_NAMES = {
     "hcm": "HCM",
     "stemi": "STEMI",
     "mi_any": "Any infarction",
+    "normal": "Normal or not",
+    "paper_prevalence": "STEMI (paper_prevalence)",
     "early_repolarisation": "Early repolarisation",
     "hypertension": "Hypertension (LVH)",
     "old_infarct": "Old infarct",

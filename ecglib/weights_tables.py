@@ -1,0 +1,80 @@
+"""Public weights on a page: what they are, whom they have seen, and what their frozen features know."""
+
+import json
+from typing import Any
+
+import pandas as pd
+
+from ecglib.errors import EcglibError
+from ecglib.published import ENCODER, Pretrained
+from ecglib.style import Table, model_name, outcome_name
+from ecglib.tokenizer import FILE_NAME
+
+
+def facts(model: Pretrained) -> Table:
+    """What the files are and what made them."""
+    made, history = model.metadata, model.history()
+    settings = made["settings"]
+    n_parameters = sum(parameter.numel() for parameter in model.model.parameters())
+    sizes = [f"{(model.folder / name).stat().st_size / 1e6:.1f} MB" for name in (ENCODER, FILE_NAME)]
+    hours = (settings["batch_size"] / history.images_per_second).sum() / 3600
+    rows = {
+        "network": f"{settings['size']}, {n_parameters:,} parameters with the head for tokens",
+        "tokens": f"{made['vocab_size']} codes, {model.tokenizer.metadata['settings']['kind']}",
+        "images seen": f"{len(history) * settings['batch_size']:,} in {len(history):,} steps",
+        "planned": f"{settings['steps'] * settings['batch_size']:,} images",
+        "training": f"{hours:.1f} hours",
+        "made": f"{made.get('made', 'unknown')}, commit {made['commit'][:12]}, images {made['data_hash']}",
+        "files": f"encoder {sizes[0]}, tokenizer {sizes[1]}",
+    }
+    return Table(pd.Series(rows, name="").to_frame())
+
+
+def probes(model: Pretrained) -> pd.DataFrame:
+    """The table of `frozen.probe_weights`. EcglibError where it does not lie beside the weights."""
+    path = model.folder / "probes.parquet"
+    if not path.is_file():
+        raise EcglibError(f"{path} is missing: run `ecglib probe {model.name} --data PTBXL_DIR`")
+    return pd.read_parquet(path)
+
+
+def probe_table(found: pd.DataFrame) -> Table:
+    """AUROC of linear heads with intervals, and the difference to random weights."""
+    rows = found.to_dict("records")
+    columns = {
+        "AUROC": [f"{row['auroc']:.3f} ({row['low']:.3f}-{row['high']:.3f})" for row in rows],
+        "SD of draws": [f"{row['sd']:.3f}" if row["draws"] > 1 else "" for row in rows],
+        "minus random weights": [_difference(row) for row in rows],
+    }
+    index = pd.MultiIndex.from_tuples(
+        [
+            (
+                outcome_name(row["outcome"]),
+                f"{row['n_labels']:,.0f}" + (f", {row['draws']} draws" if row["draws"] > 1 else ""),
+                model_name(row["model"]),
+            )
+            for row in rows
+        ],
+        names=["outcome", "training ECGs", "network"],
+    )
+    return Table(pd.DataFrame(columns, index))
+
+
+def _difference(row: dict[str, Any]) -> str:
+    if row["model"] == "random":
+        return ""
+    return f"{row['difference']:+.3f} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
+
+
+def probe_sentence(model: Pretrained, found: pd.DataFrame) -> str:
+    """How far pretraining lifts frozen features over random weights, any infarction, with few labels."""
+    few = found.loc[(found.outcome == "mi_any") & (found.fraction < 1) & (found.model == "heartbeit")]
+    row: Any = few.to_dict("records")[0]
+    said = "above" if row["difference_low"] > 0 else "below" if row["difference_high"] < 0 else "level with"
+    made = json.loads((model.folder / "probes.json").read_text(encoding="utf-8"))
+    return (
+        f"With {row['n_labels']:.0f} labels of any infarction the features of `{model.name}` are **{said}** "
+        f"those of random weights: {_difference(row)} AUROC on the {row['n']:,} ECGs of fold 9 "
+        f"({row['n_positive']:,} with infarction). Made at commit `{made['commit'][:12]}` on "
+        f"{made['machine']['processor']}."
+    )
