@@ -82,6 +82,12 @@ def gains() -> Any:
     )
 
 
+def heads() -> pd.DataFrame:
+    """One network's linear heads, from few labels and from all."""
+    rows = pd.DataFrame({"outcome": "stemi", "fraction": [0.01, 1.0], "model": "random", "auroc": [0.6, 0.7]})
+    return rows.assign(low=rows.auroc - 0.1, high=rows.auroc + 0.1)
+
+
 def studies() -> pd.DataFrame:
     """Three studies, each read by two intervals; the first misses the truth."""
     known = {"size": "large", "statistic": "score", "metric": "auroc", "truth": 0.88}
@@ -118,6 +124,7 @@ def all_plots(cohort: Cohort) -> dict[str, Any]:
         "differences": score_figures.differences(table[table.model != "heartbeit"]),
         "optimism": score_figures.optimism(table),
         "forest": score_figures.forest(table[table.fraction == 1]),
+        "probes": score_figures.probes(heads()),
         "step_gains": score_figures.step_gains(gains()),
         "coverage": score_figures.coverage(studies()),
         "waveforms": pictures.waveforms({"as recorded": wave, "as drawn": wave / 2}, 500),
