@@ -5,10 +5,8 @@ they are the label, the truth, its strong cases, and what a rule catches that ta
 table has one definition of each of its outcomes.
 """
 
-import copy
 import inspect
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -220,15 +218,6 @@ def _none(study: Study, what: str) -> Table:
 # --- what the definitions change ---
 
 
-def relabelled(study: Study, outcome: str, labels: np.ndarray) -> Study:
-    """The same study with other labels (n,) of one outcome: its images and features, cells of its own."""
-    other = copy.copy(study)
-    other.__dict__.pop("manifest", None)
-    manifest = study.cohort.manifest.assign(**{outcome: labels.astype(np.int8)})
-    other.cohort = replace(study.cohort, manifest=manifest)
-    return other
-
-
 def heads_sentence(study: Study) -> str:
     """Which networks' frozen features are scored here, and which the profile lacks."""
     heads = _heads(study)
@@ -253,7 +242,7 @@ def scores(study: Study, marked: pd.DataFrame) -> pd.DataFrame:
     outcome = OUTCOME if OUTCOME in study.cohort.outcomes else study.profile.outcomes[0]
     found = []
     for name, model in itertools.product(marked, [*_heads(study), MODEL]):
-        other = relabelled(study, outcome, marked[name].to_numpy())
+        other = study.relabelled(outcome, marked[name].to_numpy())
         cell = Cell(outcome, model, "head", grid.splits[0], max(grid.head_fractions), 0, 0)
         predictions = tree_predictions(other, cell) if model == MODEL else other.predictions(cell)
         table = (

@@ -7,6 +7,7 @@ ECGLIB_TABLE and ECGLIB_KEY what a hospital's own need besides. ECGLIB_RESULTS n
 (`ecglib.results`): then nothing is made, and only what they tell can be asked for.
 """
 
+import copy
 import fcntl
 import json
 import os
@@ -354,6 +355,15 @@ class Study:
             return None
         scored = {name: np.flatnonzero(part == name) for name in ("validation", "test", "external")}
         return {"train": train, **{name: rows for name, rows in scored.items() if len(rows)}}
+
+    def relabelled(self, outcome: str, labels: np.ndarray) -> "Study":
+        """The same study with other labels (n,) of one outcome: its images and features, cells of its own."""
+        other = copy.copy(self)
+        other.__dict__.pop("manifest", None)
+        other._rows, other._hashes = {}, {}
+        manifest = self.cohort.manifest.assign(**{outcome: labels.astype(np.int8)})
+        other.cohort = replace(self.cohort, manifest=manifest)
+        return other
 
     def labels(self, outcome: str) -> np.ndarray:
         """0 or 1 for each row, -1 where nobody said."""

@@ -1,5 +1,6 @@
 """Fixtures that every test file shares: real data where it exists, one thread, no network."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -44,7 +45,10 @@ def ptbxl_subset(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """The 1,200-record subset of PTB-XL at 100 Hz, unpacked into PhysioNet's layout."""
     folder = tmp_path_factory.getbasetemp().parent / "ptbxl-1200"
     packed = shared_data / "ptb-xl"
-    if not (folder / "scp_statements.csv").exists():
-        unpack = [sys.executable, packed / "unpack.py", folder, "--ids-file", packed / "ids_subset_1200.txt"]
+    if not folder.exists():  # two processes may find so at the same time: whole or absent
+        own = tmp_path_factory.mktemp("unpacked") / folder.name
+        unpack = [sys.executable, packed / "unpack.py", own, "--ids-file", packed / "ids_subset_1200.txt"]
         subprocess.run(unpack, check=True, capture_output=True)
+        with contextlib.suppress(OSError):  # the other was first
+            own.rename(folder)
     return folder

@@ -132,7 +132,7 @@ def test_own_predictions_are_read_at_the_step_chosen_on_validation() -> None:
         tables.append(pd.DataFrame(known | {"y_score": np.round(rng.normal(step * signal), 1)}))
     cell = pd.concat(tables)
     profile = load_profile("smoke", ["05_finetuning.models=[heartbeit]"])
-    of: Any = SimpleNamespace(profile=profile, predictions=lambda _: cell)
+    of: Any = SimpleNamespace(profile=profile, predictions=lambda _: cell, kept=None)
     of.grid = lambda outcome: Study.grid(of, outcome)
     row = audit_study.own_precision(of).loc[("STEMI", "HeartBEiT")]
     assert auroc(y_true, tables[2].y_score.to_numpy()) > auroc(y_true, tables[0].y_score.to_numpy())

@@ -140,7 +140,7 @@ def test_a_definition_that_does_not_exist_is_refused_by_name(study: Study, tmp_p
 def test_a_relabelled_study_has_other_labels_and_nothing_else(study: Study) -> None:
     labels = (study.cohort.manifest.sex == "female").to_numpy()
     before = study.labels("stemi").copy()
-    other = label_lab.relabelled(study, "stemi", labels)
+    other = study.relabelled("stemi", labels)
     assert np.array_equal(other.labels("stemi"), labels)
     assert np.array_equal(study.labels("stemi"), before)
     assert other.images.data_hash == study.images.data_hash
