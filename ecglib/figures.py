@@ -172,6 +172,8 @@ def days_over_utilisation(table: pd.DataFrame, marks: Mapping[str, float]) -> Pl
     ax.set(xscale="log", yscale="log", xlabel="Share of the peak that is used (%)", ylabel="Days")
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
+    ax.set_xticks([2, 5, 10, 20, 40, 80])
     return figure
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import yaml
 
 from ecglib.classical import TreeSettings
+from ecglib.cost import CostSettings
 from ecglib.coverage import CoverageSettings
 from ecglib.datasets import CohortSettings
 from ecglib.domain_shift import ShiftSettings
@@ -73,6 +74,7 @@ NOTEBOOKS = {
     "09_statistics": Notebook((CoverageSettings,), uses=("01_cohorts",)),
     "11_audit": Notebook((TreeSettings,), reads=("05_finetuning",)),
     "12_label_lab": Notebook((LabSettings,), reads=("05_finetuning",), uses=("11_audit",)),
+    "14_cost": Notebook((CostSettings,), uses=("01_cohorts",)),
 }
 
 

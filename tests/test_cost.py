@@ -4,18 +4,22 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ecglib import cost
+from ecglib.beit import make_encoder
 from ecglib.cost import CostSettings, measured_sentence, measured_speed, paper_utilisation, useful_flops
 from ecglib.errors import EcglibError
 
 
-def test_operations_are_those_counted_by_hand() -> None:
-    width, depth, tokens, patches, vocab, target = 768, 12, 197, 196, 8192, 78
-    linear = depth * tokens * (3 * width * width + width * width + 2 * 4 * width * width)
-    attention = depth * 2 * tokens * tokens * width
-    ends = patches * 3 * 16 * 16 * width + target * width * vocab
-    assert useful_flops("heartbeit_base") == pytest.approx(3 * 2 * (linear + attention + ends), rel=1e-6)
+@pytest.mark.parametrize("size", ["heartbeit_nano", "heartbeit_tiny"])
+def test_operations_are_those_that_torch_counts(size: str) -> None:
+    encoder = make_encoder(size, shared_bias=True)
+    head = torch.nn.Linear(encoder.embed_dim, 512)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        head(encoder.forward_features(torch.zeros(1, 3, 224, 224))[0, :78])
+    assert useful_flops(size, 512, 78) == pytest.approx(3 * counter.get_total_flops(), rel=1e-9)
 
 
 def test_the_paper_used_a_few_percent_of_its_machines() -> None:
