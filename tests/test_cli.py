@@ -92,7 +92,6 @@ def small_ptbxl(ptbxl_subset: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.xdist_group("end_to_end")
 def test_damaged_record_stops_the_run_with_one_line(small_ptbxl: Path, tmp_path: Path) -> None:
     damaged = sorted(small_ptbxl.glob("records100/*/*.dat"))[5]
     whole = damaged.read_bytes()

@@ -22,7 +22,6 @@ from ecglib.study import pages
 from ecglib.tokenizer import load_tokenizer
 
 BIN = Path(sys.executable).parent
-pytestmark = pytest.mark.xdist_group("end_to_end")
 FINETUNING = {"05_finetuning_stemi", "06_results", "08_saliency", "10_reliability_stemi"}
 FINETUNING |= {"11_audit", "12_label_lab"}
 

@@ -439,7 +439,6 @@ def the_pages(folder: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("end_to_end")
 def test_every_table_and_figure_comes_back_from_predictions_alone(
     world: Path, made: Path, tmp_path: Path
 ) -> None:

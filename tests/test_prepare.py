@@ -244,7 +244,6 @@ def test_a_missing_table_is_one_line_and_exit_code_2(small: Hospital, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("end_to_end")
 def test_one_command_makes_a_book_of_a_hospitals_own(tmp_path: Path) -> None:
     hospital = found_hospital(tmp_path / "hospital", 300)
     smoke = (PROFILES / "smoke.yaml").read_text()
