@@ -19,7 +19,6 @@ from ecglib.grid import Cell
 from ecglib.image import ImageSettings
 from ecglib.masking import lead_patch_rows
 from ecglib.patchbook import GRID
-from ecglib.pretrain import PretrainSettings
 from ecglib.progress import track
 from ecglib.records import LEADS_8
 from ecglib.saliency import SaliencySettings, grad_cam, lead_share
@@ -63,7 +62,7 @@ def accuracy_by_lead(true: np.ndarray, guessed: np.ndarray, hidden: np.ndarray) 
 
 def attention_by_layer(study: Study, pixels: np.ndarray) -> dict[str, pd.DataFrame]:
     """`attention.attention_distances` of the pretrained network and of the same before its first step."""
-    settings, vocab_size = study.profile.settings(PretrainSettings), study.tokenizer.vocab_size
+    settings, vocab_size = study.pretraining, study.tokenizer.vocab_size
     path = study.encoder_folder / "encoder.safetensors"
     networks = {
         "pretrained": load_masked_image_model(path, vocab_size=vocab_size),

@@ -225,10 +225,10 @@ def _sentence(entry: dict[str, Any]) -> str:
 
 
 def say(line: str, passing: bool = False) -> None:
-    """Print a line to standard error; a `passing` one is written over by the next."""
+    """Print a line to standard error; a `passing` one, kept short, is written over by the next."""
     if line:
         clear = "\r\033[K" if sys.stderr.isatty() else ""
-        sys.stderr.write(f"{clear}{line[:110]}" + ("" if passing else "\n"))
+        sys.stderr.write(clear + (line[:110] if passing else f"{line}\n"))
         sys.stderr.flush()
 
 

@@ -193,10 +193,8 @@ def test_attention_of_the_pretrained_network_stands_beside_random_weights(tmp_pa
     with torch.no_grad():
         model.encoder.get_parameter("rel_pos_bias.relative_position_bias_table").normal_(std=3)
     save_encoder(tmp_path / "encoder.safetensors", model, {})
-    profile = SimpleNamespace(settings=lambda _: PretrainSettings())
-    study: Any = SimpleNamespace(
-        encoder_folder=tmp_path, tokenizer=SimpleNamespace(vocab_size=64), profile=profile
-    )
+    words, settings = SimpleNamespace(vocab_size=64), PretrainSettings()
+    study: Any = SimpleNamespace(encoder_folder=tmp_path, tokenizer=words, pretraining=settings)
     pixels = np.random.default_rng(0).integers(0, 255, (2, 224, 224), np.uint8)
     found = explanations.attention_by_layer(study, pixels)
     assert list(found) == ["pretrained", "random weights"]
