@@ -13,7 +13,7 @@ import torch
 from scipy.stats import norm
 from sklearn.model_selection import GroupShuffleSplit
 
-from ecglib.claims import CLAIMS_FILE, read_claims
+from ecglib.claims import CLAIMS_FILE, STEMI_AT_1_PERCENT, read_claims
 from ecglib.classifiers import HALF, IMAGENET_MEAN, IMAGENET_STD
 from ecglib.cohort import Cohort
 from ecglib.domain_shift import histograms, pairwise_wasserstein
@@ -22,7 +22,6 @@ from ecglib.intervals import hanley_mcneil_error
 from ecglib.style import METRIC_NAMES, Table, outcome_name
 
 FACTS_FILE = CLAIMS_FILE.with_name("audit_facts.csv")
-STEMI_VALUE = "auroc-stemi-1pct-test-heartbeit"
 ROUNDING = 0.005  # of a number printed with two digits
 N_SIMULATED = 20_000  # runs behind an expected maximum
 SEED = 0
@@ -113,7 +112,7 @@ def gains(correlations: Sequence[float] = (0.0, 0.5, 0.9)) -> pd.DataFrame:
     """`expected_gain` for the paper's STEMI test set and its AUROC at 1 % of the labels."""
     claims = read_claims()
     n_positive, n_negative = _classes(claims, "stemi", "test")
-    value = claims.set_index("id").loc[STEMI_VALUE, "paper_value"]
+    value = claims.set_index("id").loc[STEMI_AT_1_PERCENT, "paper_value"]
     error = float(hanley_mcneil_error(float(str(value)), n_positive, n_negative))
     return expected_gain(int(read_facts()["epochs_text"]), error, correlations)
 

@@ -4,6 +4,7 @@ The standards are trees on the classical measurements, which every network shoul
 of larger models (book/larger_models.csv).
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,15 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecglib.audit import read_facts, read_text_table
-from ecglib.checkpoints import read_checkpoint
+from ecglib.audit import read_text_table
+from ecglib.checkpoints import ENCODER, read_checkpoint
 from ecglib.claims import CLAIMS_FILE
 from ecglib.classical import MODEL, TreeSettings, fit_trees
 from ecglib.datasets import CohortSettings
 from ecglib.grid import Cell
 from ecglib.metrics import ScoreSettings, auprc, trapezoid_auprc
-from ecglib.protocols import PROTOCOLS, choose_step, score_cell
-from ecglib.published import ENCODER, WEIGHTS
+from ecglib.protocols import PROTOCOLS, choose_step, score_or_lack
+from ecglib.published import WEIGHTS
 from ecglib.score_tables import NOT_ESTIMABLE, score_table
 from ecglib.splits import SPLITS, assign, label_fraction_rows
 from ecglib.study import LACKS_CLASS, Study
@@ -88,19 +89,11 @@ def draw_table(study: Study, outcome: str, fractions: Sequence[float] = (0.01, 0
     """
     parts = assign(study.cohort.manifest, "seed42")
     part = parts.mask(parts == "validation", "train").where(study.labels(outcome) >= 0)  # the paper has none
-    rows = {}
-    for fraction in fractions:
-        by_patient = label_fraction_rows(study.cohort.manifest, part, outcome, fraction, 0)
-        draws = {"by record": _record_draw(part, study.labels(outcome), fraction), "by patient": by_patient}
-        for name, drawn in draws.items():
-            rows[f"{100 * fraction:g} %", name] = _left_outside(study.cohort.manifest.patient_id, part, drawn)
+    manifest, rows = study.cohort.manifest, {}
+    for fraction, by in itertools.product(fractions, ("record", "patient")):
+        drawn = label_fraction_rows(manifest, part, outcome, fraction, 0, f"{by}_id")
+        rows[f"{100 * fraction:g} %", f"by {by}"] = _left_outside(manifest.patient_id, part, drawn)
     return Table(pd.DataFrame(rows).T.rename_axis(["labels", "drawn"]))
-
-
-def _record_draw(part: pd.Series, labels: np.ndarray, fraction: float) -> np.ndarray:
-    rng, train = np.random.default_rng(int(read_facts()["split_seed"])), (part == "train").to_numpy()
-    classes = [np.flatnonzero(train & (labels == label)) for label in (0, 1)]
-    return np.concatenate([rng.permutation(rows)[: round(fraction * len(rows))] for rows in classes])
 
 
 def _left_outside(patient_id: pd.Series, part: pd.Series, drawn: np.ndarray | None) -> dict[str, str]:
@@ -163,11 +156,7 @@ def tree_scores(study: Study) -> pd.DataFrame:
     for cell in dict.fromkeys(own):
         predictions = tree_predictions(study, cell)
         for protocol in PROTOCOLS:
-            table = (
-                pd.DataFrame([{"protocol": protocol, "estimable": False, "reason": LACKS_CLASS}])
-                if predictions is None
-                else score_cell(predictions, protocol, settings)
-            )
+            table = score_or_lack(predictions, LACKS_CLASS, protocol, settings)
             found.append(table.assign(**asdict(cell)))
     return pd.concat(found, ignore_index=True)
 

@@ -12,15 +12,22 @@ import pandas as pd
 import torch
 
 from ecglib import figures
-from ecglib.checkpoints import read_checkpoint
+from ecglib.checkpoints import COURSE, ENCODER, read_checkpoint
 from ecglib.errors import EcglibError
 from ecglib.pretrain import HISTORY
 from ecglib.provenance import atomic_path, file_sha256
-from ecglib.published import ENCODER, publish
+from ecglib.published import publish, training_hours
 from ecglib.tokenizer import FILE_NAME, load_tokenizer
 
 LARGEST_MB = 25  # of a public folder, which lies in the repository
-_FILES = (ENCODER, FILE_NAME, "history.parquet")
+_FILES = (ENCODER, FILE_NAME, COURSE)
+
+
+_BEGUN_AGAIN = """
+
+The run is of two parts. At step {step:,} its checkpoint was lost: the network kept until then (its SHA-256
+`{weights_sha256}`, commit `{commit}`, images `{data_hash}`) went on with a fresh optimiser, warmed up again,
+on images drawn anew. Steps, order and masks count on as in an unbroken run."""
 
 
 def publish_run(name: str, runs: Path, target: Path) -> str:
@@ -38,7 +45,7 @@ def publish_run(name: str, runs: Path, target: Path) -> str:
     words = _tokenizer_of(metadata, runs)
     publish(encoder, words, target)
     history = _history(run)
-    with atomic_path(target / "history.parquet") as path:
+    with atomic_path(target / COURSE) as path:
         history.to_parquet(path, index=False)
     plot = figures.pretraining(history, metadata["vocab_size"])
     (target / "loss.png").write_bytes(plot._repr_png_())
@@ -62,8 +69,8 @@ def _tokenizer_of(metadata: Mapping[str, Any], runs: Path) -> Path:
 
 
 def _history(run: Path) -> pd.DataFrame:
-    if (run / "history.parquet").exists():
-        return pd.read_parquet(run / "history.parquet")
+    if (run / COURSE).exists():
+        return pd.read_parquet(run / COURSE)
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     return pd.DataFrame(state["history"].numpy(), columns=pd.Index(HISTORY)).astype({"step": int})
 
@@ -85,12 +92,14 @@ def _card(
     settings = metadata["settings"]
     sha, n_steps = metadata["commit"][:12], len(history)
     n_images = n_steps * settings["batch_size"]
-    hours = (settings["batch_size"] / history.images_per_second).sum() / 3600
+    hours = training_hours(history, settings)
     last = history.tail(max(1, n_steps // 100)).agg("mean").to_dict()
     ended = "" if n_steps == settings["steps"] else f" **Not finished: step {n_steps:,} of the planned run.**"
     audit = _markdown(pd.DataFrame(metadata["audit"]).T.rename_axis("source").reset_index())
     made = _markdown(pd.DataFrame(settings.items(), columns=pd.Index(["setting", "value"])))
     sums = "\n".join(f"- `{file}`: `{file_sha256(target / file)}`" for file in _FILES)
+    begun = metadata.get("begun", {})
+    again = _BEGUN_AGAIN.format(**begun) if begun else ""
     probed = _markdown(probes.round(3).reset_index()) if len(probes) else "None yet."
     return f"""# {name}
 
@@ -112,7 +121,7 @@ fine-tuned. Images drawn otherwise than in pretraining are refused.
 `ecglib pretrain {name} --data PTBXL_DIR`, commit `{sha}`: {n_steps:,} steps, {n_images:,} images seen,
 {hours:.1f} hours; hash of the images `{metadata["data_hash"]}`. At the end the loss on hidden patches is
 {last["loss"]:.3f} nats and {100 * last["accuracy"]:.1f} % of their tokens are named right; always naming the
-commonest would have given {100 * last["majority_accuracy"]:.1f} %.
+commonest would have given {100 * last["majority_accuracy"]:.1f} %.{again}
 
 ![Loss and accuracy over the steps](loss.png)
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors.torch import save as to_bytes
 from timm.models.beit import Beit
@@ -27,6 +28,8 @@ from ecglib.preprocessing import fingerprint, require_same
 from ecglib.provenance import atomic_path, file_sha256
 from ecglib.tensorfiles import read_pickle, read_tensors, write_tensors
 
+# What a pretraining leaves in its folder: the network, and how its loss fell.
+ENCODER, COURSE = "encoder.safetensors", "history.parquet"
 BLOCK_BIAS = "attn.relative_position_bias_table"
 # What only pretraining needs, what only a classifier needs: the rest every BEiT has.
 PRETRAINING = ("mask_token", "norm.weight", "norm.bias", "lm_head.weight", "lm_head.bias")
@@ -387,6 +390,13 @@ def load_masked_image_model(path: Path, *, vocab_size: int | None = None) -> Mas
     names = {name: name.removeprefix("encoder.") for name in model.state_dict()}
     model.load_state_dict({name: checkpoint.state[ours] for name, ours in names.items()})
     return model
+
+
+def read_course(path: Path) -> pd.DataFrame:
+    """The course of a training, a row a step. EcglibError where it was not kept with the weights."""
+    if not path.is_file():
+        raise EcglibError(f"{path} is missing: publish the weights with their history")
+    return pd.read_parquet(path)
 
 
 def load_classifier(path: Path) -> Beit:

@@ -24,6 +24,7 @@ ANY_PART = "any"
 IN_PERCENT = ("relative difference", "no difference", "at least as good")
 # About the paper's own smallest gain at 1 % of the labels (4.8 %): equality must be shown closer than that.
 EQUALITY_MARGIN = 5.0  # percent of the other model's score
+STEMI_AT_1_PERCENT = "auroc-stemi-1pct-test-heartbeit"  # whose printed interval is put to the test
 WORDS = ("saliency", "stability")  # kinds of claim that have no number
 # Where a number of ours is made, by kind of claim: a page of the book and a heading on it.
 PAGES = {

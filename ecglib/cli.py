@@ -174,17 +174,17 @@ def pretrain(
     out: Annotated[
         Path, typer.Option(help="where images, tokens and checkpoints go; best outside the project")
     ] = Path("runs/weights"),
+    start: Annotated[
+        Path | None, typer.Option(help="published weights of a run whose checkpoint is lost: go on from them")
+    ] = None,
 ) -> None:
     """Make the public weights again, from PTB-XL and generated ECGs; a killed run goes on where it was.
 
     heartbeit_tiny takes hours on two cores. Under torchrun the images are shared by its processes.
     """
-    from ecglib.errors import EcglibError
     from ecglib.recipes import make_weights
 
-    if data is None:
-        raise EcglibError("pretraining needs the folder of PTB-XL: name it with --data DIR")
-    make_weights(name, data, out)
+    make_weights(name, _ptbxl(data), out, start)
 
 
 @app.command()
@@ -197,12 +197,9 @@ def probe(
     ] = None,
 ) -> None:
     """Ask what frozen features know: linear heads on PTB-XL's fold 9, beside random and ImageNet weights."""
-    from ecglib.errors import EcglibError
     from ecglib.frozen import probe_weights
 
-    if data is None:
-        raise EcglibError("probing needs the folder of PTB-XL: name it with --data DIR")
-    typer.echo(probe_weights(name, data, out, weights).round(3).to_string(index=False))
+    typer.echo(probe_weights(name, _ptbxl(data), out, weights).round(3).to_string(index=False))
 
 
 @app.command()
@@ -232,6 +229,14 @@ def convert(
     from ecglib.checkpoints import convert as convert_weights
 
     typer.echo(convert_weights(source, target, to).report())
+
+
+def _ptbxl(data: Path | None) -> Path:
+    from ecglib.errors import EcglibError
+
+    if data is None:
+        raise EcglibError("the public weights need the folder of PTB-XL: name it with --data DIR")
+    return data
 
 
 def kept_results(profile: str) -> Path:

@@ -271,6 +271,11 @@ def read_ptbxl_table(data_dir: Path, table: Path | None = None) -> pd.DataFrame:
     return rows.astype({"ecg_id": int, "strat_fold": int, "sex": int}).set_index("ecg_id")
 
 
+def read_ptbxl_rows(data_dir: Path, manifest: pd.DataFrame) -> pd.DataFrame:
+    """The rows of PTB-XL's table that a manifest has, in its order."""
+    return read_ptbxl_table(data_dir).loc[manifest["record_id"].astype(int)]
+
+
 def _not_in(low: int, high: float) -> Callable[[pd.Series], np.ndarray]:
     """Mark values that are no whole number from `low` to `high`."""
 

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ecglib.beit import MaskedImageModel
 from ecglib.classifiers import untrained_classifier
+from ecglib.cost import TRAINING_PASSES
 from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.finetune import FinetuneSettings
 from ecglib.grid import Cell, GridSettings
@@ -27,7 +28,6 @@ SECONDS_PER_IMAGE = 0.003  # reading, filtering and drawing one record on one co
 # (MobileNetV2) to .45 (the classifier of heartbeit_tiny), and in pretraining by the size of the network.
 UTILISATION = 0.3
 PRETRAINING_UTILISATION = {"heartbeit_nano": 0.35, "heartbeit_tiny": 0.6, "heartbeit_base": 0.75}
-TRAINING_PASSES = 3  # a forward pass and a backward pass of twice its cost
 
 
 def estimate_steps(profile: Profile, data: DataPaths) -> pd.DataFrame:

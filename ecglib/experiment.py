@@ -30,7 +30,7 @@ from ecglib.results import (
     write_results,
 )
 from ecglib.run import say
-from ecglib.study import Study, drawn_by, open_kept, require_weights
+from ecglib.study import Study, drawn_by, require_made_for, require_weights
 
 KINDS = {None: ("head", "finetuned"), "heads": ("head",), "finetuned": ("finetuned",)}
 SAME_SCORE, SAME_AUROC = 1e-5, 0.005  # on the machine that made a cell, and elsewhere
@@ -90,9 +90,7 @@ def progress_table(study: Study, cells: Sequence[Cell]) -> pd.DataFrame:
         unstable = bool(folder) and study.lack(cell) != "" and estimable
         labels = f"{100 * cell.fraction:g} %"
         head = {"kind": cell.kind, "outcome": cell.outcome, "split": cell.split, "labels": labels}
-        seconds = (
-            json.loads((folder / "made.json").read_text(encoding="utf-8"))["seconds"] if folder else np.nan
-        )
+        seconds = _made(folder)["seconds"] if folder else np.nan
         rows.append(
             head
             | {"cells": 1, "done": bool(folder), "lack": estimable and not folder}
@@ -144,7 +142,7 @@ def _earlier(study: Study, folder: Path, head: Mapping[str, Any]) -> KeptResults
         return None
     earlier = KeptResults.open(folder)
     try:
-        open_kept(study.profile, folder)
+        require_made_for(earlier, study.profile)
     except EcglibError as other:
         say(f"{folder}: what is there goes: {other}")
         return None
@@ -176,7 +174,7 @@ def reproduce_cells(name: str, data: DataPaths, results: Path, n: int, seed: int
     cells = draw_cells(kept, n, seed)
     profile = load_profile(name)
     require_weights(profile)
-    open_kept(profile, results)  # of the same settings
+    require_made_for(kept, profile)
     with _fresh_runs():
         study = Study(profile, "05_finetuning", data=data)
         rows = [compare(cell, kept, study.predictions(cell)) for cell in cells]

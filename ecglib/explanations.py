@@ -10,7 +10,7 @@ import torch
 from ecglib import pictures
 from ecglib.attention import attention_distances
 from ecglib.beit import MaskedImageModel, normalise
-from ecglib.checkpoints import load_masked_image_model
+from ecglib.checkpoints import ENCODER, load_masked_image_model
 from ecglib.classifiers import MODELS, Classifier
 from ecglib.errors import EcglibError
 from ecglib.evidence import sign_pixels
@@ -32,7 +32,7 @@ GUESSED_AT_ONCE = 32  # images
 def guess_tokens(study: Study, pixels: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     """Tokens (n, 196) of images: the encoder's guess where `hidden`, bool (n, 196), else the tokenizer's."""
     tokens = study.tokenizer.encode(pixels)
-    path = study.encoder_folder / "encoder.safetensors"
+    path = study.encoder_folder / ENCODER
     model = load_masked_image_model(path, vocab_size=study.tokenizer.vocab_size)
     for start in range(0, len(pixels), GUESSED_AT_ONCE):
         part = slice(start, start + GUESSED_AT_ONCE)
@@ -63,7 +63,7 @@ def accuracy_by_lead(true: np.ndarray, guessed: np.ndarray, hidden: np.ndarray) 
 def attention_by_layer(study: Study, pixels: np.ndarray) -> dict[str, pd.DataFrame]:
     """`attention.attention_distances` of the pretrained network and of the same before its first step."""
     settings, vocab_size = study.pretraining, study.tokenizer.vocab_size
-    path = study.encoder_folder / "encoder.safetensors"
+    path = study.encoder_folder / ENCODER
     networks = {
         "pretrained": load_masked_image_model(path, vocab_size=vocab_size),
         "random weights": MaskedImageModel(settings.size, vocab_size, seed=settings.seed).eval(),

@@ -181,7 +181,7 @@ class _Run:
             return torch.optim.AdamW(weights, rate, weight_decay=self.settings.weight_decay)
         return torch.optim.Adam(weights, rate)
 
-    def _unstable(self, step: int) -> "UnstableError":
+    def _unstable(self, step: int) -> UnstableError:
         total = self.settings.total_steps(len(self.rows["train"]))
         return UnstableError(f"loss or prediction not finite at step {step} of {total}")
 

@@ -16,11 +16,11 @@ import pandas as pd
 
 from ecglib import labels
 from ecglib.classifiers import Classifier, make_classifier
-from ecglib.datasets import read_ptbxl_table, read_scp_statements
+from ecglib.datasets import read_ptbxl_rows, read_scp_statements
 from ecglib.errors import EcglibError
 from ecglib.intervals import percentile
 from ecglib.metrics import ScoreSettings, auroc, bootstrap
-from ecglib.probe import ProbeSettings, cache_features, cross_validated_scores
+from ecglib.probe import cache_features, draws_of_scores
 from ecglib.progress import track
 from ecglib.provenance import atomic_path, commit, digest, machine
 from ecglib.published import Pretrained, load
@@ -43,8 +43,7 @@ class Probes:
     @classmethod
     def of_ptbxl(cls, images: ImageStore, data: Path, folder: Path) -> "Probes":
         """Outcomes by PTB-XL's tables in `data`: any infarction, a normal ECG, and the paper's prevalence."""
-        table, statements = read_ptbxl_table(data), read_scp_statements(data)
-        table = table.loc[images.manifest.record_id.astype(int)]
+        table, statements = read_ptbxl_rows(data, images.manifest), read_scp_statements(data)
         found = {
             "mi_any": labels.mi_any(table, statements),
             "normal": labels.normal(table),
@@ -82,10 +81,7 @@ class Probes:
         y, patients = self.outcomes[outcome], self.images.manifest.patient_id.to_numpy()
         points, resampled = {}, {}
         for name, x in features.items():
-            scores = [
-                cross_validated_scores(x[rows], y[rows], patients[rows], x[scored], ProbeSettings())
-                for rows in draws
-            ]
+            scores = draws_of_scores(x, y, patients, draws, scored)
             points[name] = np.array([auroc(y[scored], score) for score in scores])
             resampled[name] = _resample(y[scored], scores, patients[scored], settings)
         head = {"outcome": outcome, "fraction": fraction, "n_labels": np.mean([len(rows) for rows in draws])}

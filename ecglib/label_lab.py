@@ -16,12 +16,12 @@ from ecglib.audit_study import tree_predictions
 from ecglib.claims import read_claims
 from ecglib.classical import MODEL
 from ecglib.cohort import Cohort
-from ecglib.datasets import REMOVED_IN_1_0_3, CohortSettings, read_ptbxl_table, read_scp_statements
+from ecglib.datasets import CohortSettings, read_ptbxl_rows, read_scp_statements
 from ecglib.errors import EcglibError
 from ecglib.grid import Cell, GridSettings
-from ecglib.labels import ELEVATION_WORDS, STEMI_DEFINITIONS, LabSettings, stemi_label
+from ecglib.labels import ELEVATION_WORDS, STEMI_DEFINITIONS, LabSettings, stemi_labels
 from ecglib.metrics import ScoreSettings
-from ecglib.protocols import score_cell
+from ecglib.protocols import score_or_lack
 from ecglib.splits import assign
 from ecglib.study import LACKS_CLASS, Study
 from ecglib.style import METRIC_NAMES, PART_NAMES, Table, model_name
@@ -63,8 +63,7 @@ def definitions(study: Study) -> pd.DataFrame:
     """Every definition as a column of 0 and 1 (int8), one row for each of the study's records."""
     cohort, records = study.cohort, _records(study)
     if study.data_dir is not None and records is not None:
-        statements = read_scp_statements(study.data_dir)
-        made = {name: stemi_label(records, statements, name) for name in STEMI_DEFINITIONS}
+        made = stemi_labels(records, read_scp_statements(study.data_dir))
     elif cohort.drawn is not None:
         made = _of_the_truth(cohort, cohort.drawn)
     else:
@@ -89,8 +88,7 @@ def _records(study: Study) -> pd.DataFrame | None:
     """PTB-XL's table, row for row as the manifest; None for another source."""
     if study.data_dir is None:
         return None
-    records = read_ptbxl_table(study.data_dir)
-    return records.loc[~records.index.isin(REMOVED_IN_1_0_3)]
+    return read_ptbxl_rows(study.data_dir, study.cohort.manifest)
 
 
 def own_definition(study: Study) -> str:
@@ -245,11 +243,7 @@ def scores(study: Study, marked: pd.DataFrame) -> pd.DataFrame:
         other = study.relabelled(outcome, marked[name].to_numpy())
         cell = Cell(outcome, model, "head", grid.splits[0], max(grid.head_fractions), 0, 0)
         predictions = tree_predictions(other, cell) if model == MODEL else other.predictions(cell)
-        table = (
-            pd.DataFrame([{"estimable": False, "reason": LACKS_CLASS}])
-            if predictions is None
-            else score_cell(predictions, "honest", settings)
-        )
+        table = score_or_lack(predictions, LACKS_CLASS, "honest", settings)
         found.append(table.assign(definition=name, model=model))
     return pd.concat(found, ignore_index=True)
 

@@ -108,6 +108,11 @@ def stemi_label(table: pd.DataFrame, scp_statements: pd.DataFrame, definition: s
     return STEMI_DEFINITIONS[definition](table, scp_statements).astype("int8").rename("stemi")
 
 
+def stemi_labels(table: pd.DataFrame, scp_statements: pd.DataFrame) -> dict[str, pd.Series]:
+    """`stemi_label` by every definition."""
+    return {name: stemi_label(table, scp_statements, name) for name in STEMI_DEFINITIONS}
+
+
 def mi_any(table: pd.DataFrame, scp_statements: pd.DataFrame) -> pd.Series:
     """0 or 1 (int8) for each row: any myocardial infarction, acute or old."""
     return any_infarction(table, scp_statements).astype("int8").rename("mi_any")

@@ -28,7 +28,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ecglib.beit import SIZES, MaskedImageModel, normalise, reproducible
-from ecglib.checkpoints import save_encoder
+from ecglib.checkpoints import (
+    COURSE,
+    ENCODER,
+    load_masked_image_model,
+    read_checkpoint,
+    read_course,
+    save_encoder,
+)
 from ecglib.errors import EcglibError
 from ecglib.masking import KINDS, MaskedCorpus
 from ecglib.precision import Precision, resolve_precision
@@ -86,13 +93,15 @@ class PretrainSettings:
                 raise EcglibError(f"{name} must be {rule}, not {getattr(self, name)!r}")
 
 
-def learning_rate_at(step: int, settings: PretrainSettings) -> float:
-    """Linear from zero to `learning_rate` at the end of the warm-up, then half a cosine to the minimum."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
+def learning_rate_at(step: int, settings: PretrainSettings, begun_at: int = 0) -> float:
+    """Linear from zero to `learning_rate` at the end of the warm-up, then half a cosine to the minimum.
+
+    begun_at: the step at which the optimiser began anew; it is warmed up again from there.
+    """
     progress = (step - settings.warmup_steps) / max(1, settings.steps - 1 - settings.warmup_steps)
     above = settings.learning_rate - settings.min_learning_rate
-    return settings.min_learning_rate + above * (1 + math.cos(math.pi * progress)) / 2
+    rate = settings.min_learning_rate + above * (1 + math.cos(math.pi * max(0.0, progress))) / 2
+    return rate * min(1.0, (step - begun_at + 1) / max(1, settings.warmup_steps))
 
 
 def make_fabric(precision: Precision, strategy: str, batch_size: int) -> Fabric:
@@ -134,6 +143,7 @@ class Trainer:
         self.n_parts = self._count_parts()
         self.threads = ThreadPoolExecutor(len(self.learners))
         self.history: list[list[float]] = []  # one row a step, columns HISTORY
+        self.begun_at = 0  # the step at which the optimiser began
         self.waiting: list[Tensor] = []
         self.clock = time.perf_counter()
 
@@ -184,7 +194,7 @@ class Trainer:
             noise = np.random.SeedSequence((settings.seed, step, fabric.global_rank, 2))
             torch.manual_seed(int(noise.generate_state(1)[0]))
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, settings)
+            group["lr"] = learning_rate_at(step, settings, self.begun_at)
         pixels, mask, hidden = batch
         n_masked = self._add_over_processes(torch.tensor(float(len(hidden)), device=fabric.device))
         parts = np.array_split(np.arange(len(pixels)), self.n_parts)
@@ -248,9 +258,19 @@ class Trainer:
             if not math.isfinite(loss + norm):
                 problem = f"pretraining: loss {loss:g}, gradient norm {norm:g} at step {step + 1}, not finite"
                 raise EcglibError(f"{problem}: lower learning_rate or set clip_norm (checkpoint kept)")
-            self.history.append([step + 1, loss, accuracy, majority, learning_rate_at(step, settings), speed])
+            rate = learning_rate_at(step, settings, self.begun_at)
+            self.history.append([step + 1, loss, accuracy, majority, rate, speed])
         self.waiting.clear()
         self.clock = time.perf_counter()
+
+    def begin_at(self, start: Path) -> None:
+        """Go on from the network and the course of training in a folder, whose optimiser is lost."""
+        network = load_masked_image_model(start / ENCODER, vocab_size=self.network.vocab_size)
+        if network.size != self.settings.size:
+            raise EcglibError(f"{start} holds a {network.size}, the settings name a {self.settings.size}")
+        self.network.load_state_dict(network.state_dict())
+        self.history = read_course(start / COURSE).to_numpy().tolist()
+        self.begun_at = len(self.history)
 
     def state(self) -> dict[str, Any]:
         history = torch.tensor(self.history, dtype=torch.float64)
@@ -264,7 +284,7 @@ class Trainer:
 
 
 def _train(trainer: Trainer, path: Path, identity: dict[str, Any], callbacks: Sequence[Callback]) -> None:
-    """Go from the checkpoint, or from the start, to the last step."""
+    """Go from the checkpoint, or from where the trainer stands, to the last step."""
     fabric, settings = trainer.fabric, trainer.settings
     path.parent.mkdir(parents=True, exist_ok=True)
     if fabric.is_global_zero:
@@ -334,13 +354,16 @@ def pretrain(
     directory: Path,
     callbacks: Sequence[Callback] = (),
     metadata: Mapping[str, Any] | None = None,
+    start: Path | None = None,
 ) -> None:
     """Learn from the images at positions `rows`; write encoder.safetensors and history.parquet.
 
     tokens: uint16 (len(store), patches). metadata: added to the encoder's (preprocessing, commit, ...).
     Goes on from `directory`/checkpoint.pt where there is one. callbacks: called in the first process as
-    callback(steps done, network in evaluation mode) before each checkpoint. Under torchrun each process takes
-    its part of each batch. History: one row a step, over the hidden patches of the whole batch;
+    callback(steps done, network in evaluation mode) before each checkpoint. start: a folder such as this
+    function leaves, from whose last step to go on where the checkpoint is lost; the optimiser is fresh and
+    warmed up again. Under torchrun each process takes its part of each batch. History: one row a step, over
+    the hidden patches of the whole batch;
     `majority_accuracy` is what naming the commonest hidden token of the corpus every time would have reached.
     Raises EcglibError for data that do not fit, images that changed since they were drawn (every file is
     compared with its checksum before the first step), a damaged or foreign checkpoint, a loss not finite, and
@@ -357,17 +380,21 @@ def pretrain(
     data = {"data_hash": store.data_hash, "vocab_size": vocab_size}
     for name, array in {"rows": np.asarray(rows), "tokens": tokens}.items():
         data[name] = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()[:16]
+    if start is not None:
+        data["start"] = read_checkpoint(start / ENCODER).metadata["weights_sha256"]
     identity = {**asdict(settings), **data, "precision": precision, **dict.fromkeys(FREE_OF_CHOICE, "any")}
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices), reproducible(fabric.device):
         trainer = Trainer(fabric, corpus, settings, vocab_size)
+        if start is not None:
+            trainer.begin_at(start)
         _train(trainer, directory / "checkpoint.pt", identity, callbacks)
     if fabric.is_global_zero:
         described = {"settings": asdict(settings), "commit": commit(), **data, **(metadata or {})}
-        path, kept = directory / "encoder.safetensors", "the checkpoint is kept"
+        path, kept = directory / ENCODER, "the checkpoint is kept"
         with _written(path, kept):
             save_encoder(path, trainer.network, described)
-        path = directory / "history.parquet"
+        path = directory / COURSE
         history = pd.DataFrame(trainer.history, columns=pd.Index(HISTORY)).astype({"step": int})
         with _written(path, kept), atomic_path(path) as partial:
             history.to_parquet(partial, index=False)

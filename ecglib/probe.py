@@ -5,7 +5,7 @@ that one table, one way of choosing and one way of scoring serve both kinds of c
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +105,24 @@ def cross_validated_scores(
     best = int(losses.argmin())
     weight, bias = next(itertools.islice(_heads(x, y, settings), best, None))
     return expit(x_scored @ weight + bias)
+
+
+def draws_of_scores(
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    draws: Sequence[np.ndarray],
+    scored: np.ndarray,
+) -> list[np.ndarray]:
+    """Probabilities (n scored,) of the rows `scored` by heads that learnt from each draw of training rows.
+
+    features (n, d), labels and patients (n,); `cross_validated_scores` with the settings' defaults.
+    """
+    settings = ProbeSettings()
+    return [
+        cross_validated_scores(features[rows], labels[rows], groups[rows], features[scored], settings)
+        for rows in draws
+    ]
 
 
 def fit_head(

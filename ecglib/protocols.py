@@ -86,6 +86,15 @@ def score_cell(cell: pd.DataFrame, protocol: str, settings: ScoreSettings) -> pd
     return pd.DataFrame(rows).astype({"step": "Int64"})
 
 
+def score_or_lack(
+    predictions: pd.DataFrame | None, lack: str, protocol: str, settings: ScoreSettings
+) -> pd.DataFrame:
+    """`score_cell`; without predictions one row that says why there is no score: what `lack` says."""
+    if predictions is not None:
+        return score_cell(predictions, protocol, settings)
+    return pd.DataFrame([{"protocol": protocol, "estimable": False, "reason": lack}])
+
+
 def rows_of(resampled: Resampled | None, settings: ScoreSettings, known: dict[str, Any]) -> list[dict]:
     """A row for each metric: what is `known`, the metric, value and limits; none without `resampled`."""
     n_redrawn = resampled.n_redrawn if resampled else 0

@@ -18,7 +18,14 @@ import pandas as pd
 import torch
 
 from ecglib.beit import MaskedImageModel
-from ecglib.checkpoints import load_masked_image_model, read_checkpoint, save_encoder
+from ecglib.checkpoints import (
+    COURSE,
+    ENCODER,
+    load_masked_image_model,
+    read_checkpoint,
+    read_course,
+    save_encoder,
+)
 from ecglib.classifiers import Classifier, make_classifier
 from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings
@@ -29,8 +36,7 @@ from ecglib.tokenizer import FILE_NAME as TOKENIZER
 from ecglib.tokenizer import AnyTokenizer, load_tokenizer
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-ENCODER = "encoder.safetensors"
-HISTORY, TOKENIZER_HISTORY = "history.parquet", "tokenizer_history.parquet"  # the courses of training
+TOKENIZER_COURSE = "tokenizer_history.parquet"  # the course of the tokenizer's training
 BATCH_SIZE = 32  # images at a time
 
 
@@ -39,13 +45,6 @@ class WeightsSettings:
     """Where tokenizer and encoder come from."""
 
     weights: str = ""  # published weights by name, for tokenizer and encoder; empty: both are trained here
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShownWeights:
-    """The public weights that have a page of their own."""
-
-    shown: str = "heartbeit_tiny"  # published weights, by name
 
 
 @dataclass(frozen=True)
@@ -92,15 +91,12 @@ class Pretrained:
         """Name and a hash of both files: other weights make other results."""
         return f"{self.name} {digest([file_sha256(self.folder / name) for name in (ENCODER, TOKENIZER)])}"
 
-    def history(self, name: str = HISTORY) -> pd.DataFrame:
-        """The course of training, of the encoder or (TOKENIZER_HISTORY) of the tokenizer.
+    def history(self, name: str = COURSE) -> pd.DataFrame:
+        """The course of training, of the encoder or (TOKENIZER_COURSE) of the tokenizer.
 
         EcglibError where it was not kept with the weights.
         """
-        path = self.folder / name
-        if not path.is_file():
-            raise EcglibError(f"{path} is missing: publish the weights with their history")
-        return pd.read_parquet(path)
+        return read_course(self.folder / name)
 
     @cached_property
     def _frozen(self) -> Classifier:
@@ -123,6 +119,11 @@ def load(name: str, weights: Path | None = None) -> Pretrained:
         metadata["preprocessing"], fingerprint(*_drawing(metadata["preprocessing"])), folder / ENCODER
     )
     return Pretrained(name, folder, model, tokenizer, metadata)
+
+
+def training_hours(history: pd.DataFrame, settings: Mapping[str, Any]) -> float:
+    """Hours that the steps of a pretraining took, without its checkpoints."""
+    return float((settings["batch_size"] / history["images_per_second"]).sum() / 3600)
 
 
 def find(name: str, weights: Path | None = None) -> Path:
@@ -152,9 +153,9 @@ def publish(
     model = _require_pair(encoder, metadata, words)
     words.save(folder, tokenizer_dtype)
     stored = load_tokenizer(folder).metadata["weights_sha256"]
-    for source, name in ((encoder.parent, HISTORY), (tokenizer, TOKENIZER_HISTORY)):
-        if (source / HISTORY).is_file():
-            shutil.copyfile(source / HISTORY, folder / name)
+    for source, name in ((encoder.parent, COURSE), (tokenizer, TOKENIZER_COURSE)):
+        if (source / COURSE).is_file():
+            shutil.copyfile(source / COURSE, folder / name)
     day = datetime.fromtimestamp(encoder.stat().st_mtime, UTC).date().isoformat()
     described = {"made": day, **metadata, "tokenizer_sha256": stored}
     save_encoder(folder / ENCODER, model, described, dtype)  # last: a whole pair

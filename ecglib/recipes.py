@@ -5,6 +5,7 @@ trained for days and the package change meanwhile (the card names the commit tha
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ecglib.beit import MaskedImageModel
-from ecglib.checkpoints import save_encoder
+from ecglib.checkpoints import COURSE, ENCODER, read_checkpoint, read_course, save_encoder
 from ecglib.classifiers import Classifier, make_classifier
 from ecglib.cohort import Cohort
 from ecglib.datasets import CohortSettings, open_cohort
@@ -25,11 +26,12 @@ from ecglib.image import ImageSettings
 from ecglib.metrics import auroc
 from ecglib.preprocessing import fingerprint
 from ecglib.pretrain import PretrainSettings, pretrain
-from ecglib.probe import ProbeSettings, compute_features, cross_validated_scores
-from ecglib.progress import track
+from ecglib.probe import compute_features, draws_of_scores
 from ecglib.provenance import atomic_path, commit, digest
-from ecglib.shards import ImageStore, JoinedImages, read_tokens, write_images, write_tokens
+from ecglib.published import TOKENIZER_COURSE
+from ecglib.shards import ImageStore, JoinedImages, read_tokens, tokenize, write_images
 from ecglib.splits import assign, label_fraction_rows
+from ecglib.tokenizer import FILE_NAME as TOKENIZER
 from ecglib.tokenizer import TokenizerSettings, assess, load_tokenizer, require_alive, train_tokenizer
 
 SPLIT = "official"
@@ -47,8 +49,9 @@ class Recipe:
     probe_every: int  # steps between looks at what the network knows
 
 
-# Parts of a batch are fixed, so that other code or another cache gives the same bytes.
-_SETTINGS = {"batch_size": 64, "mask": "uniform", "accumulate": 8, "checkpoint_every": 100}
+# Parts of a batch are fixed, so that other code or another cache gives the same bytes: two of 32 were a
+# seventh faster than eight of 8 on a processor with matrix units (64 and 56 images a second).
+_SETTINGS = {"batch_size": 64, "mask": "uniform", "accumulate": 2, "checkpoint_every": 100}
 # Of two nano networks that saw 64,000 images, the one with k-means' words knew more: see docs/decisions.md.
 _TOKENIZER = TokenizerSettings(kind="kmeans", steps=2000, batch_size=32)
 RECIPES = {
@@ -125,12 +128,21 @@ def draw_corpus(data: Path, folder: Path) -> Corpus:
     return Corpus((draw("ptbxl", ptbxl), draw("generated", open_cohort(GENERATED))))
 
 
-def make_tokens(corpus: Corpus, settings: TokenizerSettings, folder: Path) -> tuple[Path, np.ndarray]:
-    """Train the tokenizer on the corpus and read every image with it: its folder, and tokens (n, 196)."""
-    images, preprocessing = corpus.images, fingerprint()
-    folder = folder / digest([settings, images.data_hash])
-    if not (folder / "tokenizer.safetensors").exists():
-        train_tokenizer(images, corpus.rows("train"), settings, folder, {"preprocessing": preprocessing})
+def make_tokens(
+    corpus: Corpus, settings: TokenizerSettings, folder: Path, start: Path | None = None
+) -> tuple[Path, np.ndarray]:
+    """Train the tokenizer on the corpus and read every image with it: its folder, and tokens (n, 196).
+
+    start: published weights whose tokenizer is taken instead.
+    """
+    images = corpus.images
+    source = settings if start is None else load_tokenizer(start).metadata["weights_sha256"]
+    folder = folder / digest([source, images.data_hash])
+    if not (folder / TOKENIZER).exists():
+        if start is None:
+            train_tokenizer(images, corpus.rows("train"), settings, folder, {"preprocessing": fingerprint()})
+        else:
+            _copy_tokenizer(start, folder)
     tokenizer, path = load_tokenizer(folder), folder / "tokens.npy"
     held_out = corpus.rows("validation")
     held_out = np.random.default_rng(settings.seed).permutation(held_out)[:N_HELD_OUT]
@@ -138,23 +150,29 @@ def make_tokens(corpus: Corpus, settings: TokenizerSettings, folder: Path) -> tu
     require_alive(report)
     (folder / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     if not path.with_suffix(".json").exists():
-        chunks = np.array_split(np.arange(len(images)), max(1, len(images) // 256))
-        tokens = [tokenizer.encode(images.pixels(rows)) for rows in track(chunks, "tokens", unit="chunk")]
-        write_tokens(path, np.concatenate(tokens), images.data_hash)
+        tokenize(images, tokenizer.encode, path)
     return folder, read_tokens(path, images.data_hash)
 
 
-def make_weights(name: str, data: Path, folder: Path) -> Path:
+def _copy_tokenizer(start: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, target in ((TOKENIZER_COURSE, COURSE), (TOKENIZER, TOKENIZER)):  # the tokenizer last
+        with atomic_path(folder / target) as partial:
+            shutil.copyfile(start / source, partial)
+
+
+def make_weights(name: str, data: Path, folder: Path, start: Path | None = None) -> Path:
     """Make the weights of a recipe from PTB-XL in the folder `data`; return the folder that holds them.
 
     That folder has encoder.safetensors, history.parquet and checkpoint.pt, from which a killed run goes on.
+    start: published weights of an unfinished run to go on from where its checkpoint is lost.
     Raises EcglibError for an unknown name and where PTB-XL is not whole.
     """
     if name not in RECIPES:
         raise EcglibError(f"weights {name!r}: there is a recipe for {', '.join(RECIPES)}")
     recipe = RECIPES[name]
     corpus = draw_corpus(data, folder / "images")
-    words, tokens = make_tokens(corpus, recipe.tokenizer, folder / "tokenizer")
+    words, tokens = make_tokens(corpus, recipe.tokenizer, folder / "tokenizer", start)
     tokenizer, out = load_tokenizer(words), folder / name
     described = {
         "preprocessing": fingerprint(),
@@ -163,12 +181,19 @@ def make_weights(name: str, data: Path, folder: Path) -> Path:
         "settings": asdict(recipe.pretraining),
         "data_hash": corpus.images.data_hash,
         "commit": commit(),
+        **({"begun": _beginning(start)} if start else {}),
     }
     pretrain(
         corpus.images, tokens, corpus.rows("train"), tokenizer.vocab_size, recipe.pretraining, out,
-        [Watch(corpus.sources[0], out, described, recipe.probe_every)], described,
+        [Watch(corpus.sources[0], out, described, recipe.probe_every)], described, start,
     )  # fmt: skip
     return out
+
+
+def _beginning(start: Path) -> dict[str, Any]:
+    made = read_checkpoint(start / ENCODER).metadata
+    kept = {name: made[name] for name in ("weights_sha256", "commit", "data_hash")}
+    return {"step": len(read_course(start / COURSE)), **kept}
 
 
 @dataclass(frozen=True)
@@ -208,15 +233,12 @@ class Watch:
         draws = [rows for rows in drawn if rows is not None]
         scored = np.flatnonzero(part == "validation")
         rows = np.unique(np.concatenate([scored, *draws]))
-        features = np.empty((len(rows), classifier.head.in_features), np.float32)
-        compute_features(classifier, images, rows, features)
-        x = features[np.searchsorted(rows, scored)]
-        found = []
-        for train in draws:
-            seen = features[np.searchsorted(rows, train)]
-            scores = cross_validated_scores(seen, labels[train], patients[train], x, ProbeSettings())
-            found.append(auroc(labels[scored], scores))
-        return found
+        computed = np.empty((len(rows), classifier.head.in_features), np.float32)
+        compute_features(classifier, images, rows, computed)
+        features = np.full((len(images), computed.shape[1]), np.nan, np.float32)
+        features[rows] = computed
+        scores = draws_of_scores(features, labels, patients, draws, scored)
+        return [auroc(labels[scored], score) for score in scores]
 
     def _note(self, step: int, found: list[float]) -> None:
         path = self.folder / "probes.csv"

@@ -14,9 +14,9 @@ import pandas as pd
 from ecglib.calibration import ece_by_chance, fit_temperature, measure, reliability_curve, temperature_scaled
 from ecglib.errors import EcglibError
 from ecglib.grid import Cell
-from ecglib.metrics import METRICS, ScoreSettings, auprc, auroc, bootstrap
+from ecglib.metrics import ScoreSettings
 from ecglib.protocols import SCORED_PARTS, choose_step
-from ecglib.resampling import spread
+from ecglib.resampling import spread_scores
 from ecglib.subgroups import score_subgroups, subgroups
 from ecglib.thresholds import at_threshold, decision_curve, threshold_at_specificity, thresholds_around
 
@@ -129,10 +129,8 @@ def discrimination(given: Sequence[Forecast], settings: ScoreSettings) -> pd.Dat
     """AUROC and average precision: one row a model, part and metric, with value, low, high, prevalence."""
     tables = []
     for names, _, rows, y_true, patients in _each(given):
-        y_score = rows["y_score"].to_numpy()
-        draws = bootstrap(y_true, y_score, patients, n_draws=settings.n_draws, seed=settings.seed)
-        values = {"auroc": auroc(y_true, y_score), "auprc": auprc(y_true, y_score)}
-        found = [{"metric": m, "value": values[m], **spread(draws[m].to_numpy(), settings)} for m in METRICS]
+        scored = spread_scores(y_true, rows["y_score"].to_numpy(), patients, settings)
+        found = [{"metric": metric, **numbers} for metric, numbers in scored.items()]
         tables.append(pd.DataFrame(found).assign(prevalence=y_true.mean(), n=len(rows), **names))
     return _joined(tables)
 

@@ -7,7 +7,7 @@ page are resampled alike.
 import numpy as np
 
 from ecglib.intervals import percentile
-from ecglib.metrics import ScoreSettings, patient_draws
+from ecglib.metrics import METRICS, ScoreSettings, bootstrap, patient_draws, point_scores
 
 
 def record_weights(y_true: np.ndarray, groups: np.ndarray, settings: ScoreSettings) -> np.ndarray:
@@ -18,6 +18,15 @@ def record_weights(y_true: np.ndarray, groups: np.ndarray, settings: ScoreSettin
     rng = np.random.default_rng(settings.seed)
     codes, weights, _ = patient_draws(y_true, groups, settings.n_draws, rng)
     return weights.astype(np.float64)[:, codes]
+
+
+def spread_scores(
+    y_true: np.ndarray, y_score: np.ndarray, groups: np.ndarray, settings: ScoreSettings
+) -> dict[str, dict[str, float]]:
+    """AUROC and average precision, by name, each with value, low and high over the patients `groups`."""
+    draws = bootstrap(y_true, y_score, groups, n_draws=settings.n_draws, seed=settings.seed)
+    values = point_scores(y_true, y_score)
+    return {m: {"value": values[m], **spread(draws[m].to_numpy(), settings)} for m in METRICS}
 
 
 def spread(values: np.ndarray, settings: ScoreSettings) -> dict[str, float]:

@@ -32,10 +32,8 @@ from ecglib.synthetic import Rows
 
 CELLS, MANIFEST, DISTANCES, README = "cells.json", "manifest.parquet", "distances.parquet", "README.md"
 WHO = ("record_id", "patient_id", "part", "y_true")
-ROUNDED_TO, ROUNDED_TO_RANGE = (
-    2**-11,
-    2**-13,
-)  # most that a head's score moves: shares of itself, of the range
+# The most that a head's score moves: a share of itself, and of the range of its step's scores.
+ROUNDED_TO, ROUNDED_TO_RANGE = 2**-11, 2**-13
 RESTORE = "restore the folder from git, or export it again with `ecglib grid --export`"
 _PTBXL = """\
 The ids, labels, ages, sexes, sites and devices in `manifest.parquet` and the labels beside the predictions

@@ -55,13 +55,7 @@ def differences(table: pd.DataFrame, *, metric: str = "auroc", kind: str = "fine
     """How much better HeartBEiT is than each model, over the share of labels; above 0 it is better."""
     known = _known(table.loc[table.kind == kind], metric)
     label = f"{METRIC_NAMES[metric]}: HeartBEiT\nminus the other model"
-    figure, axes = _panels(known, "Share of the training patients (%)", label)
-    for ax, (_, rows) in zip(axes, _by_panel(known), strict=True):
-        ax.axhline(0, color=MODEL_COLOURS["heartbeit"], linewidth=1.2)
-        _draw_models(ax, rows)
-        _fraction_axis(ax, table.fraction)
-    model_legend(figure, axes)
-    return figure
+    return _around_zero(known, label, table.fraction, MODEL_COLOURS["heartbeit"])
 
 
 @styled
@@ -85,11 +79,16 @@ def step_gains(gains: pd.DataFrame, *, metric: str = "auroc", kind: str = "finet
     """What the paper's choice of the step adds to a score, over the share of labels; 0 is no optimism."""
     known = _known(gains.loc[gains.kind == kind], metric)
     label = f"{METRIC_NAMES[metric]}: the paper's reading\nminus the honest one"
+    return _around_zero(known, label, known.fraction, FAINT)
+
+
+def _around_zero(known: pd.DataFrame, label: str, fractions: pd.Series, colour: str) -> Plot:
+    """Differences of every model over the share of labels, with intervals; one panel a split and part."""
     figure, axes = _panels(known, "Share of the training patients (%)", label)
     for ax, (_, rows) in zip(axes, _by_panel(known), strict=True):
-        ax.axhline(0, color=FAINT, linewidth=1)
+        ax.axhline(0, color=colour, linewidth=1.2)
         _draw_models(ax, rows)
-        _fraction_axis(ax, known.fraction)
+        _fraction_axis(ax, fractions)
     model_legend(figure, axes)
     return figure
 

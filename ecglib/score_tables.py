@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecglib.claims import read_claims, readable
+from ecglib.claims import STEMI_AT_1_PERCENT, read_claims, readable
 from ecglib.comparisons import OPTIMISM_COLUMNS, holm, optimism, paired_difference
 from ecglib.coverage import SIZES, STEP, CoverageSettings, coverage, precision_of_rules, spread_of_auroc
 from ecglib.finetune import FinetuneSettings
@@ -32,7 +32,6 @@ from ecglib.style import (
 )
 
 NOT_ESTIMABLE = "not estimable"
-PRINTED = "auroc-stemi-1pct-test-heartbeit"  # the claim whose interval is held against the formula
 DIFFERENCE_COLUMNS = (
     *("outcome", "model", "kind", "split", "fraction", "draw", "seed", "reference_fraction"),
     *("protocol", "part", "metric", "value", "low", "high", "other_low", "other_high", "p"),
@@ -381,8 +380,8 @@ def coverage_sentence(intervals: pd.DataFrame) -> str:
 def printed_interval_table(intervals: pd.DataFrame, settings: CoverageSettings) -> Table:
     """The paper's interval of its AUROC for STEMI at 1 % of the labels, beside what its numbers allow."""
     claims = read_claims().set_index("id")
-    paper = claims.loc[PRINTED, ["paper_low", "paper_high"]].to_numpy(float)
-    half_a_digit = 0.5 * 10.0 ** -claims.loc[PRINTED, "decimals"]
+    paper = claims.loc[STEMI_AT_1_PERCENT, ["paper_low", "paper_high"]].to_numpy(float)
+    half_a_digit = 0.5 * 10.0 ** -claims.loc[STEMI_AT_1_PERCENT, "decimals"]
     n, n_positive, _ = SIZES["large"]
     chosen = intervals.query("size == 'large' and statistic == 'score' and metric == 'auroc'")
     mean = chosen.groupby("interval")[["low", "high"]].mean()

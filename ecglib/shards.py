@@ -6,7 +6,7 @@ each file is finished: a killed run goes on with the next shard.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ecglib.records import LEADS_8, Record
 
 SHARD_SIZE = 512  # images per shard: 25 MB at 224 x 224
 CHUNK_SIZE = 64  # images that one worker makes at a time
+TOKENIZED_AT_ONCE = 256  # images
 BLANK = 255  # a page without ink
 _MANIFEST = "manifest.parquet"
 _CHECKSUMS = "checksums.json"
@@ -306,6 +307,15 @@ def _read_table(path: Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise EcglibError(f"{path}: cannot be read ({error}); prepare the images again") from error
+
+
+def tokenize(
+    store: ImageStore | JoinedImages, encode: Callable[[np.ndarray], np.ndarray], path: Path
+) -> None:
+    """Write the tokens of every image, by chunks; encode: pixels (n, size, size) -> tokens (n, patches)."""
+    chunks = np.array_split(np.arange(len(store)), max(1, len(store) // TOKENIZED_AT_ONCE))
+    tokens = [encode(store.pixels(rows)) for rows in track(chunks, "tokens", unit="chunk")]
+    write_tokens(path, np.concatenate(tokens), store.data_hash)
 
 
 def write_tokens(path: Path, tokens: np.ndarray, data_hash: str) -> None:

@@ -14,10 +14,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from ecglib.cohort import Cohort
-from ecglib.datasets import read_ptbxl_table, read_scp_statements
-from ecglib.labels import STEMI_DEFINITIONS, stemi_label
-from ecglib.metrics import ScoreSettings, auroc, bootstrap
-from ecglib.resampling import spread
+from ecglib.datasets import read_ptbxl_rows, read_scp_statements
+from ecglib.labels import stemi_labels
+from ecglib.metrics import ScoreSettings
+from ecglib.resampling import spread_scores
 
 KNOWN = {
     "sex": ("sex",),
@@ -44,9 +44,8 @@ def labels_by_name(cohort: Cohort, data_dir: Path | None) -> dict[str, np.ndarra
     outcomes = {name: cohort.manifest[name].to_numpy() for name in cohort.outcomes}
     if data_dir is None:
         return outcomes
-    records, statements = read_ptbxl_table(data_dir), read_scp_statements(data_dir)
-    rows = records.loc[cohort.manifest["record_id"].astype(int)]
-    return outcomes | {name: stemi_label(rows, statements, name).to_numpy() for name in STEMI_DEFINITIONS}
+    rows, statements = read_ptbxl_rows(data_dir, cohort.manifest), read_scp_statements(data_dir)
+    return outcomes | {name: label.to_numpy() for name, label in stemi_labels(rows, statements).items()}
 
 
 def score_shortcuts(
@@ -78,8 +77,7 @@ def score_shortcuts(
             if not reason:
                 y_score = _predict(columns.loc[:, list(names)], y_true, rows["train"], rows["test"])
                 patients = manifest["patient_id"].to_numpy()[rows["test"]]
-                draws = bootstrap(y_test, y_score, patients, n_draws=settings.n_draws, seed=settings.seed)
-                row |= {"value": auroc(y_test, y_score), **spread(draws["auroc"].to_numpy(), settings)}
+                row |= spread_scores(y_test, y_score, patients, settings)["auroc"]
             table.append(row)
     return pd.DataFrame(table)
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ecglib.checkpoints import COURSE, ENCODER
 from ecglib.classical import measure_cohort
 from ecglib.classifiers import Classifier, make_classifier, require_hub
 from ecglib.cohort import Cohort
@@ -38,12 +39,12 @@ from ecglib.pretrain import PretrainSettings, pretrain
 from ecglib.probe import ProbeSettings, cache_features, fit_head
 from ecglib.profiles import NOTEBOOKS, ROOT, Profile, ancestors, load_profile, meanings, word
 from ecglib.progress import track
-from ecglib.protocols import PROTOCOLS, score_cell
+from ecglib.protocols import PROTOCOLS, score_or_lack
 from ecglib.provenance import atomic_path, code_hash, commit, digest, machine
-from ecglib.published import TOKENIZER_HISTORY, Pretrained, WeightsSettings, find, load
+from ecglib.published import TOKENIZER_COURSE, Pretrained, WeightsSettings, find, load
 from ecglib.quality import QualitySettings
 from ecglib.results import KeptResults, require_equal
-from ecglib.shards import ImageStore, read_tokens, write_images, write_tokens
+from ecglib.shards import ImageStore, read_tokens, tokenize, write_images
 from ecglib.splits import DRAWN_BY, assign, label_fraction_rows
 from ecglib.tokenizer import (
     AnyTokenizer,
@@ -75,15 +76,16 @@ def runs_folder(profile: Profile, data: DataPaths | None = None) -> Path:
     return Path(os.environ.get("ECGLIB_RUNS", ROOT / "runs")).resolve() / name
 
 
-def open_data(profile: Profile, data: DataPaths) -> tuple[Profile, Cohort]:
+def open_data(profile: Profile, data: DataPaths, kept: KeptResults | None = None) -> tuple[Profile, Cohort]:
     """Open a profile's cohort; the profile comes back with the outcomes that exist there.
 
+    kept: the results that `data` names, where they are open already.
     A hospital's table may have fewer outcomes than the profile names. Raises EcglibError where another source
     has, and where kept predictions are of other data or were changed.
     """
     settings = profile.settings(CohortSettings)
     if data.results:
-        cohort = open_kept(profile, data.results).cohort()
+        cohort = (kept or open_kept(profile, data.results)).cohort()
     else:
         cohort = open_cohort(
             settings, data.folder, table=data.table, key=data.key, cache=runs_folder(profile)
@@ -96,13 +98,18 @@ def open_data(profile: Profile, data: DataPaths) -> tuple[Profile, Cohort]:
 
 
 def open_kept(profile: Profile, folder: Path) -> KeptResults:
-    """Kept results of a profile. EcglibError where they are of other data, images or training than its."""
+    """Kept results of a profile. EcglibError where they are damaged, or of other settings than its."""
     kept = KeptResults.open(folder)
+    require_made_for(kept, profile)
+    return kept
+
+
+def require_made_for(kept: KeptResults, profile: Profile) -> None:
+    """Raise EcglibError where kept results are of other data, images or training than a profile's."""
     for name, value in drawn_by(profile).items():
-        require_equal(folder, kept.head["settings"][name], value)
+        require_equal(kept.folder, kept.head["settings"][name], value)
     kept.require_settings("finetuned", profile.settings(FinetuneSettings))
     kept.require_settings("head", profile.settings(ProbeSettings))
-    return kept
 
 
 def drawn_by(profile: Profile) -> dict[str, dict[str, Any]]:
@@ -134,8 +141,8 @@ class Study:
         self._rows: dict[tuple, dict[str, np.ndarray] | None] = {}  # by outcome, split, fraction and draw
         self._hashes: dict[str, str] = {}  # of labels, by outcome
         self._log({"event": "opened"})
-        self.profile, self.cohort = open_data(profile, self.data)
         self.kept = open_kept(profile, self.data.results) if self.data.results else None
+        self.profile, self.cohort = open_data(profile, self.data, self.kept)
         if outcome is not None and outcome not in self.profile.outcomes:
             known = ", ".join(self.profile.outcomes)
             raise EcglibError(f"outcome {outcome!r}: profile {profile.name} has {known}; take one of these")
@@ -230,9 +237,9 @@ class Study:
     def tokenizer_history(self) -> pd.DataFrame:
         """The course of the tokenizer's training."""
         if self.weights:
-            return self.weights.history(TOKENIZER_HISTORY)
+            return self.weights.history(TOKENIZER_COURSE)
         _ = self.tokenizer
-        return pd.read_parquet(self._tokenizer_folder / "history.parquet")
+        return pd.read_parquet(self._tokenizer_folder / COURSE)
 
     @cached_property
     def held_out_rows(self) -> np.ndarray:
@@ -253,11 +260,7 @@ class Study:
         made_by = {"tokenizer": words, "images": self.images.data_hash}
 
         def make(folder: Path) -> None:
-            chunks = np.array_split(np.arange(len(self.images)), max(1, len(self.images) // 256))
-            ids = [
-                tokenizer.encode(self.images.pixels(rows)) for rows in track(chunks, "tokens", unit="chunk")
-            ]
-            write_tokens(folder / "tokens.npy", np.concatenate(ids), self.images.data_hash)
+            tokenize(self.images, tokenizer.encode, folder / "tokens.npy")
 
         folder = self._stage("tokens", made_by, ("ecglib.tokenizer",), make)
         return read_tokens(folder / "tokens.npy", self.images.data_hash)
@@ -288,7 +291,7 @@ class Study:
         """Loss, accuracy and learning rate over the steps of pretraining."""
         if self.weights:
             return self.weights.history()
-        return pd.read_parquet(self.encoder_folder / "history.parquet")
+        return pd.read_parquet(self.encoder_folder / COURSE)
 
     @cached_property
     def measurements(self) -> pd.DataFrame:
@@ -371,7 +374,7 @@ class Study:
 
     def classifier(self, cell: Cell) -> Classifier:
         """The cell's untrained classifier."""
-        encoder = self.encoder_folder / "encoder.safetensors" if cell.model == "heartbeit" else None
+        encoder = self.encoder_folder / ENCODER if cell.model == "heartbeit" else None
         return make_classifier(
             cell.model, size=self.size, encoder_path=encoder, seed=cell.seed, preprocessing=self.preprocessing
         )
@@ -484,12 +487,8 @@ class Study:
         for cell in self.grid(outcome):
             predictions = self.predictions(cell)
             for protocol in PROTOCOLS:
-                if predictions is None:
-                    lack = {"protocol": protocol, "estimable": False, "reason": self.lack(cell)}
-                    table = pd.DataFrame([lack])
-                else:
-                    table = score_cell(predictions, protocol, settings)
-                tables.append(table.assign(**asdict(cell)))
+                lack = self.lack(cell) if predictions is None else ""
+                tables.append(score_or_lack(predictions, lack, protocol, settings).assign(**asdict(cell)))
         return pd.concat(tables, ignore_index=True)
 
     def _make_cells(self, outcome: str) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from ecglib.metrics import ScoreSettings, auroc, bootstrap
-from ecglib.resampling import spread
+from ecglib.metrics import ScoreSettings
+from ecglib.resampling import spread_scores
 
 AGE_BANDS = {"below 50": 50, "50-64": 65, "65-79": 80, "80 and above": np.inf}  # name -> age it ends before
 UNKNOWN = "unknown"
@@ -77,11 +77,8 @@ def _score(rows: pd.DataFrame, min_positives: int, settings: ScoreSettings) -> d
         if n < max(min_positives, 1):
             reason = f"{n} ECGs {name} the outcome"
             return counts | dict.fromkeys(("value", "low", "high"), np.nan) | _verdict(reason)
-    draws = bootstrap(
-        y_true, y_score, rows["patient_id"].to_numpy(), n_draws=settings.n_draws, seed=settings.seed
-    )
-    ends = spread(draws["auroc"].to_numpy(), settings)
-    return counts | {"value": auroc(y_true, y_score)} | ends | _verdict("")
+    scored = spread_scores(y_true, y_score, rows["patient_id"].to_numpy(), settings)
+    return counts | scored["auroc"] | _verdict("")
 
 
 def _verdict(reason: str) -> dict[str, object]:

@@ -15,11 +15,11 @@ from ecglib import synthetic
 from ecglib.claims import read_claims
 from ecglib.cohort import Cohort, known_labels
 from ecglib.criteria import CRITERIA, criteria_met
-from ecglib.datasets import REMOVED_IN_1_0_3, read_ptbxl_table, read_scp_statements
+from ecglib.datasets import read_ptbxl_rows, read_scp_statements
 from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings
 from ecglib.image import ImageSettings
-from ecglib.labels import STEMI_DEFINITIONS, stemi_label
+from ecglib.labels import STEMI_DEFINITIONS, stemi_labels
 from ecglib.masking import lead_patch_rows
 from ecglib.pictures import GRID
 from ecglib.published import Pretrained
@@ -216,9 +216,7 @@ def stemi_definitions(cohort: Cohort, data_dir: Path | None, chosen: str) -> Tab
     table = Table({"rule": rules}, index=pd.Index(rules, name="definition"))
     if cohort.synthetic or data_dir is None:
         return table
-    records, statements = read_ptbxl_table(data_dir), read_scp_statements(data_dir)
-    records = records.loc[~records.index.isin(REMOVED_IN_1_0_3)]
-    marked = {name: stemi_label(records, statements, name) for name in STEMI_DEFINITIONS}
+    marked = stemi_labels(read_ptbxl_rows(data_dir, cohort.manifest), read_scp_statements(data_dir))
     table["ECGs"] = [f"{marked[name].sum():,}" for name in table.index]
     table["prevalence (%)"] = [f"{100 * marked[name].mean():.2f}" for name in table.index]
     table["used"] = ["yes" if name == chosen else "" for name in table.index]

@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
+from ecglib.checkpoints import ENCODER
 from ecglib.errors import EcglibError
-from ecglib.published import ENCODER, Pretrained
+from ecglib.published import Pretrained, training_hours
 from ecglib.style import Table, model_name, outcome_name
 from ecglib.tokenizer import FILE_NAME
 
@@ -17,13 +18,12 @@ def facts(model: Pretrained) -> Table:
     settings = made["settings"]
     n_parameters = sum(parameter.numel() for parameter in model.model.parameters())
     sizes = [f"{(model.folder / name).stat().st_size / 1e6:.1f} MB" for name in (ENCODER, FILE_NAME)]
-    hours = (settings["batch_size"] / history.images_per_second).sum() / 3600
     rows = {
         "network": f"{settings['size']}, {n_parameters:,} parameters with the head for tokens",
         "tokens": f"{made['vocab_size']} codes, {model.tokenizer.metadata['settings']['kind']}",
         "images seen": f"{len(history) * settings['batch_size']:,} in {len(history):,} steps",
         "planned": f"{settings['steps'] * settings['batch_size']:,} images",
-        "training": f"{hours:.1f} hours",
+        "training": f"{training_hours(history, settings):.1f} hours",
         "made": f"{made.get('made', 'unknown')}, commit {made['commit'][:12]}, images {made['data_hash']}",
         "files": f"encoder {sizes[0]}, tokenizer {sizes[1]}",
     }

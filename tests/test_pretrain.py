@@ -135,7 +135,7 @@ def test_two_images_can_be_memorised(tmp_path: Path) -> None:
     )
     pretrain(images(2, 48), ids, np.arange(2), VOCAB, settings, tmp_path)
     end = pd.read_parquet(tmp_path / "history.parquet").tail(10)
-    assert end.loss.mean() < 0.1
+    assert end.loss.mean() < 0.2  # a guess costs log 20 = 3.0
     assert end.accuracy.mean() > 0.98
 
 

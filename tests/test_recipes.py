@@ -1,6 +1,7 @@
 """Public weights: the whole way from records to a card, with a minute network on made ECGs."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from ecglib import beit, recipes
+from ecglib.beit import MaskedImageModel
 from ecglib.cards import publish_run
 from ecglib.checkpoints import read_checkpoint
 from ecglib.cohort import Cohort
@@ -19,7 +21,7 @@ from ecglib.pretrain import PretrainSettings
 from ecglib.provenance import file_sha256
 from ecglib.published import load
 from ecglib.recipes import Recipe, make_weights
-from ecglib.tokenizer import TokenizerSettings
+from ecglib.tokenizer import TokenizerSettings, load_tokenizer
 
 NAME, STEPS = "heartbeit_minute", 12
 
@@ -143,3 +145,54 @@ def test_part_of_ptbxl_and_unknown_weights_are_refused(tmp_path: Path) -> None:
         make_weights(NAME, Path("part"), tmp_path)
     with pytest.raises(EcglibError, match="weights 'huge': there is a recipe for heartbeit_nano"):
         make_weights("huge", Path("whole"), tmp_path)
+
+
+def test_a_run_whose_checkpoint_is_lost_goes_on_from_its_published_weights(
+    runs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer").symlink_to(runs / "tokenizer")
+    (tmp_path / "images").symlink_to(runs / "images")
+    with pytest.MonkeyPatch.context() as patch:  # killed at step 8, published at step 4
+        patch.setattr(recipes.Watch, "__call__", published_until(4, tmp_path))
+        with pytest.raises(KeyboardInterrupt):
+            make_weights(NAME, Path("whole"), tmp_path)
+    start, again = tmp_path / "public" / NAME, tmp_path / "again"
+    again.mkdir()
+    (again / "images").symlink_to(runs / "images")
+    folder = make_weights(NAME, Path("whole"), again, start)
+
+    before, course = (pd.read_parquet(path / "history.parquet") for path in (start, folder))
+    assert course.step.tolist() == list(range(1, STEPS + 1))
+    pd.testing.assert_frame_equal(course.iloc[:4], before)
+    unbroken = pd.read_parquet(runs / NAME / "history.parquet")
+    assert course.loss[4] == pytest.approx(unbroken.loss[4], abs=1e-3), (
+        "same network (in bf16) and same batch"
+    )
+    assert course.learning_rate[4] < unbroken.learning_rate[4], "warmed up again"
+    assert course.learning_rate[6] == unbroken.learning_rate[6]
+    assert load_tokenizer(start).metadata["weights_sha256"] in {
+        load_tokenizer(path).metadata["weights_sha256"] for path in (again / "tokenizer").iterdir()
+    }
+
+    publish_run(NAME, again, tmp_path / "republished" / NAME)
+    card = (tmp_path / "republished" / NAME / "README.md").read_text(encoding="utf-8")
+    assert "At step 4 its checkpoint was lost" in card
+    assert read_checkpoint(start / "encoder.safetensors").metadata["weights_sha256"] in card
+    finished = (folder / "encoder.safetensors").read_bytes()
+    assert make_weights(NAME, Path("whole"), again, start) == folder
+    assert (folder / "encoder.safetensors").read_bytes() == finished
+    with pytest.raises(EcglibError, match="start was"):
+        make_weights(NAME, Path("whole"), again)
+
+
+def published_until(last: int, folder: Path) -> Callable[..., None]:
+    """A look that saves the network as the recipe's does, publishes it at one step, and stops at the next."""
+    look = recipes.Watch.__call__
+
+    def publish(watch: recipes.Watch, step: int, network: MaskedImageModel) -> None:
+        if step > last:
+            publish_run(NAME, folder, folder / "public" / NAME)
+            raise KeyboardInterrupt
+        look(watch, step, network)
+
+    return publish

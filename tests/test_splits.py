@@ -1,5 +1,7 @@
 """Splits: patients never cross, the paper's counts come out, fractions are nested and by patient."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -55,24 +57,32 @@ def test_unusable_rows_are_excluded_and_move_no_other(manifest: pd.DataFrame, sp
     assert chosen is None or usable[chosen].all()
 
 
-@settings(max_examples=25, deadline=None)
-@given(manifests(), st.integers(0, 5))
-def test_fractions_by_record_are_nested_and_stratified(manifest: pd.DataFrame, draw: int) -> None:
-    manifest = manifest.assign(record_id=[f"r{row}" for row in range(len(manifest))])
-    parts = assign(manifest, "seed42")
-    label = manifest.stemi[parts == "train"]
+def drawn_fractions(
+    manifest: pd.DataFrame, parts: pd.Series, label: pd.Series, fractions: Sequence[float], draw: int, by: str
+) -> Iterator[tuple[np.ndarray, dict[int, int]]]:
+    """Rows of each fraction and how many units of each class it must hold; nested, of the training part."""
     smaller: set[int] = set()
-    for fraction in (0.01, 0.1, 0.5, 1.0):
-        rows = label_fraction_rows(manifest, parts, "stemi", fraction, draw, by="record_id")
+    for fraction in fractions:
+        rows = label_fraction_rows(manifest, parts, "stemi", fraction, draw, by)
         expected = {k: round_half_up(fraction * (label == k).sum()) for k in (0, 1)}
         if 0 in expected.values():
             assert rows is None
             continue
         assert rows is not None
         assert (parts.iloc[rows] == "train").all()
-        assert {k: int((manifest.stemi.iloc[rows] == k).sum()) for k in (0, 1)} == expected
         assert smaller <= set(rows)
         smaller = set(rows)
+        yield rows, expected
+
+
+@settings(max_examples=25, deadline=None)
+@given(manifests(), st.integers(0, 5))
+def test_fractions_by_record_are_nested_and_stratified(manifest: pd.DataFrame, draw: int) -> None:
+    manifest = manifest.assign(record_id=[f"r{row}" for row in range(len(manifest))])
+    parts = assign(manifest, "seed42")
+    label = manifest.stemi[parts == "train"]
+    for rows, expected in drawn_fractions(manifest, parts, label, (0.01, 0.1, 0.5, 1.0), draw, "record_id"):
+        assert {k: int((manifest.stemi.iloc[rows] == k).sum()) for k in (0, 1)} == expected
 
 
 @settings(max_examples=25, deadline=None)
@@ -83,21 +93,12 @@ def test_fractions_are_nested_by_patient_and_stratified(
     parts = assign(manifest, split)
     train = manifest[parts == "train"]
     label = train.groupby("patient_id").stemi.max()
-    smaller: set[int] = set()
-    for fraction in (0.01, 0.1, 0.25, 0.5, 1.0):
-        rows = label_fraction_rows(manifest, parts, "stemi", fraction, draw)
-        expected = {k: round_half_up(fraction * (label == k).sum()) for k in (0, 1)}
-        if 0 in expected.values():
-            assert rows is None
-            continue
-        assert rows is not None
-        assert (parts.iloc[rows] == "train").all()
+    fractions = (0.01, 0.1, 0.25, 0.5, 1.0)
+    for rows, expected in drawn_fractions(manifest, parts, label, fractions, draw, "patient_id"):
         patients = set(manifest.patient_id.iloc[rows])
         assert len(rows) == train.patient_id.isin(patients).sum(), "all records of a chosen patient"
         chosen = label[list(patients)]
         assert {k: (chosen == k).sum() for k in (0, 1)} == expected
-        assert smaller <= set(rows)
-        smaller = set(rows)
 
 
 def round_half_up(number: float) -> int:
