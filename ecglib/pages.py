@@ -12,11 +12,12 @@ from typing import Any
 
 import yaml
 
+from ecglib.answer import PROFILE, central_answer
 from ecglib.croissant import DESCRIPTION, MANIFEST
 from ecglib.errors import EcglibError
 from ecglib.profiles import NOTEBOOKS, ROOT
 from ecglib.provenance import atomic_path
-from ecglib.study import Study
+from ecglib.study import KEPT, Study
 from ecglib.style import outcome_name
 
 RECORD = "ecglib"  # where a page's record lies in the metadata of its last output
@@ -137,6 +138,7 @@ def assemble(plan: dict[str, Any], destination: Path) -> None:
         _lay_out(Path(entry["executed"]), executed / f"{page}.ipynb", records[page])
     keys = {page: entry["key"] for page, entry in plan["pages"].items()}
     (executed / "keys.json").write_text(json.dumps(keys), encoding="utf-8")
+    (destination / "book" / "answer.md").write_text(central_answer(KEPT / PROFILE), encoding="utf-8")
     (destination / "book" / "this_run.md").write_text(_this_run(plan, records), encoding="utf-8")
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     (destination / "_toc.yml").write_text(yaml.safe_dump(fit_toc(toc, plan["pages"]), sort_keys=False))

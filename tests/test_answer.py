@@ -1,0 +1,97 @@
+"""The central claim: two sentences from kept predictions, a verdict by rule, none where nothing is kept."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from predicted import cell
+from sklearn.metrics import roc_auc_score
+
+from ecglib.answer import NO_ANSWER, central_answer
+from ecglib.errors import EcglibError
+from ecglib.grid import Cell, Kind
+from ecglib.metrics import ScoreSettings
+from ecglib.results import write_results
+from ecglib.style import model_name
+
+MODELS: tuple[str, ...] = ("heartbeit", "random", "efficientnet_lite2", "mobilenetv2")
+SETTINGS = ScoreSettings(n_draws=50)
+
+
+def keep(
+    folder: Path, distances: Mapping[str, float], kind: Kind = "finetuned"
+) -> dict[str, list[pd.DataFrame]]:
+    """Keep two draws at 1 % and one at 100 % for each model, whose classes lie `distances` apart."""
+    cells, smallest = {}, {}
+    for i, (model, distance) in enumerate(distances.items()):
+        runs = {
+            run: cell(external=False, seed=10 * i + k, distance=distance)
+            for k, run in enumerate([(0.01, 0), (0.01, 1), (1.0, 0)])
+        }
+        made = {"settings": {}, "commit": "abc", "seconds": 1.0}
+        for (fraction, draw), table in runs.items():
+            cells[Cell("stemi", model, kind, "official", fraction, draw, 0)] = (made, table)
+        smallest[model] = [runs[0.01, 0], runs[0.01, 1]]
+    head = {"cohort": {"name": "PTB-XL"}, "settings": {}}
+    write_results(folder, head, pd.DataFrame({"usable": [True]}), pd.DataFrame({"x": [1.0]}), cells, "")
+    return smallest
+
+
+def by_hand(table: pd.DataFrame, part: str) -> float:
+    """AUROC of a part at the step best on validation, by scikit-learn."""
+    scores = {
+        (step, name): roc_auc_score(rows.y_true, rows.y_score)
+        for name, of_part in table.groupby("part")
+        for step, rows in of_part.groupby("step")
+    }
+    best = max(table.step.unique(), key=lambda step: scores[step, "validation"])
+    return float(scores[best, part])
+
+
+def test_the_numbers_are_means_over_draws_at_the_smallest_fraction(tmp_path: Path) -> None:
+    distances = dict(zip(MODELS, (1.6, 0.4, 0.9, 0.6), strict=True))
+    smallest = keep(tmp_path, distances)
+    said = central_answer(tmp_path, SETTINGS)
+    mean = {model: np.mean([by_hand(t, "test") for t in tables]) for model, tables in smallest.items()}
+    on_validation = {
+        model: np.mean([by_hand(t, "validation") for t in tables])
+        for model, tables in smallest.items()
+        if model not in ("heartbeit", "random")
+    }
+    best = max(on_validation, key=lambda model: on_validation[model])
+    assert "1 % of the labels of PTB-XL (the mean of 2 draws of the labels; 200 ECGs of fold 10, 50 " in said
+    assert f"an AUROC of {mean['heartbeit']:.3f} for" in said
+    assert f"{mean[best]:.3f} ({model_name(best)})" in said
+    assert f"{mean['heartbeit'] - mean[best]:+.3f} (" in said
+    assert f"{mean['heartbeit'] - mean['random']:+.3f} (" in said
+    assert "fine-tuned" in said
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [(2.5, 0.2, "**holds**"), (0.2, 2.5, "**is contradicted**"), (1.0, 1.0, "**is not shown**")],
+)
+def test_the_interval_decides(tmp_path: Path, ours: float, theirs: float, verdict: str) -> None:
+    keep(tmp_path, dict(zip(MODELS, (ours, 1.0, theirs, theirs), strict=True)))
+    assert verdict in central_answer(tmp_path, SETTINGS)
+
+
+def test_heads_answer_where_nothing_was_fine_tuned(tmp_path: Path) -> None:
+    keep(tmp_path, dict.fromkeys(MODELS, 1.0), kind="head")
+    assert "a linear head on its frozen features" in central_answer(tmp_path, SETTINGS)
+
+
+def test_without_results_or_without_a_model_there_is_no_answer(tmp_path: Path) -> None:
+    assert central_answer(tmp_path) == NO_ANSWER
+    keep(tmp_path, dict.fromkeys(("heartbeit", "efficientnet_lite2"), 1.0))
+    assert central_answer(tmp_path, SETTINGS) == NO_ANSWER
+
+
+def test_changed_predictions_are_noticed(tmp_path: Path) -> None:
+    keep(tmp_path, dict.fromkeys(MODELS, 1.0))
+    path = next(tmp_path.glob("stemi-*.parquet"))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(EcglibError, match="missing, or not as"):
+        central_answer(tmp_path, SETTINGS)
