@@ -12,20 +12,20 @@ import numpy as np
 
 from ecglib.grid import Cell
 from ecglib.intervals import percentile
-from ecglib.metrics import METRICS, ScoreSettings
-from ecglib.protocols import read, resample
+from ecglib.metrics import ScoreSettings, auroc
+from ecglib.protocols import read
+from ecglib.resampling import mean_auroc_draws
 from ecglib.results import CELLS, KeptResults
 from ecglib.style import model_name, outcome_name
 
 PROFILE = "ptbxl-tiny"
 OURS, UNTRAINED = "heartbeit", "random"
 SPLIT, PART = "official", "test"
-METRIC = METRICS.index("auroc")
 HOW = {"finetuned": "fine-tuned", "head": "a linear head on its frozen features"}
 NO_ANSWER = (
     "**The central claim** (with few labels, pretraining on ECGs beats pretraining on photographs) has no "
     f"answer yet: no results of profile `{PROFILE}` are kept with this book. "
-    f"`ecglib grid {PROFILE} --data PTBXL_DIR --export` makes them.\n"
+    f"`ecglib grid {PROFILE} --data PTBXL_DIR --export book/results/{PROFILE}` makes them.\n"
 )
 
 
@@ -108,18 +108,23 @@ def _answer(kept: KeptResults, cells: Sequence[Cell], settings: ScoreSettings) -
 def _mean(kept: KeptResults, model: str, cells: Sequence[Cell], settings: ScoreSettings) -> Mean:
     predictions = [table for cell in cells if (table := kept.predictions(cell)) is not None]
     tested, validated = (
-        [resample(read(table, "honest", part), settings) for table in predictions]
-        for part in (PART, "validation")
+        [read(table, "honest", part).arrays for table in predictions] for part in (PART, "validation")
     )
-    y_true = read(predictions[0], "honest", PART).arrays[0]
+    y_true, _, patients = tested[0]
     return Mean(
         model,
-        float(np.mean([one.values[METRIC] for one in tested])),
-        np.mean([one.draws[METRIC] for one in tested], axis=0),
-        float(np.mean([one.values[METRIC] for one in validated])),
+        float(np.mean([auroc(y, score) for y, score, _ in tested])),
+        mean_auroc_draws(y_true, [score for _, score, _ in tested], patients, settings),
+        float(np.mean([auroc(y, score) for y, score, _ in validated])),
         len(y_true),
         int(y_true.sum()),
     )
+
+
+def _called(outcome: str) -> str:
+    """An outcome's name within a sentence: STEMI, but any infarction."""
+    name = outcome_name(outcome)
+    return name if name[:2].isupper() else name[0].lower() + name[1:]
 
 
 def _sentences(answers: Sequence[Answer], kind: str, fraction: float, cohort: str) -> str:
@@ -133,11 +138,11 @@ def _sentences(answers: Sequence[Answer], kind: str, fraction: float, cohort: st
         return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
     runs = "one draw" if first.n_runs == 1 else f"the mean of {first.n_runs} draws"
-    counts = each(lambda a: f"{a.ours.n_positive:,} with {outcome_name(a.outcome)}")
-    ours = each(lambda a: f"{a.ours.value:.3f} for {outcome_name(a.outcome)}")
+    counts = each(lambda a: f"{a.ours.n_positive:,} with {_called(a.outcome)}")
+    ours = each(lambda a: f"{a.ours.value:.3f} for {_called(a.outcome)}")
     theirs = each(lambda a: f"{a.photographs.value:.3f} ({model_name(a.photographs.model)})")
     gaps = each(lambda a: difference(a, a.photographs))
-    verdicts = each(lambda a: f"**{a.verdict}** for {outcome_name(a.outcome)}")
+    verdicts = each(lambda a: f"**{a.verdict}** for {_called(a.outcome)}")
     untrained = each(lambda a: difference(a, a.untrained))
     return (
         f"**The central claim, tested.** With {100 * fraction:g} % of the labels of {cohort} ({runs} of the "

@@ -21,8 +21,6 @@ from ecglib.tokenizer import FILE_NAME, load_tokenizer
 
 LARGEST_MB = 25  # of a public folder, which lies in the repository
 _FILES = (ENCODER, FILE_NAME, COURSE)
-
-
 _BEGUN_AGAIN = """
 
 The run is of two parts. At step {step:,} its checkpoint was lost: the network kept until then (its SHA-256

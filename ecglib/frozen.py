@@ -7,7 +7,7 @@ strong on ECGs, and what lies above it was learnt in pretraining.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,13 @@ from ecglib.classifiers import Classifier, make_classifier
 from ecglib.datasets import read_ptbxl_rows, read_scp_statements
 from ecglib.errors import EcglibError
 from ecglib.intervals import percentile
-from ecglib.metrics import ScoreSettings, auroc, bootstrap
+from ecglib.metrics import ScoreSettings, auroc
 from ecglib.probe import cache_features, draws_of_scores
 from ecglib.progress import track
 from ecglib.provenance import atomic_path, commit, digest, machine
 from ecglib.published import Pretrained, load
 from ecglib.recipes import draw_corpus
+from ecglib.resampling import mean_auroc_draws
 from ecglib.shards import ImageStore
 from ecglib.splits import assign, label_fraction_rows
 
@@ -83,7 +84,7 @@ class Probes:
         for name, x in features.items():
             scores = draws_of_scores(x, y, patients, draws, scored)
             points[name] = np.array([auroc(y[scored], score) for score in scores])
-            resampled[name] = _resample(y[scored], scores, patients[scored], settings)
+            resampled[name] = mean_auroc_draws(y[scored], scores, patients[scored], settings)
         head = {"outcome": outcome, "fraction": fraction, "n_labels": np.mean([len(rows) for rows in draws])}
         tail = {"draws": len(draws), "n": len(scored), "n_positive": int(y[scored].sum())}
         return pd.DataFrame(
@@ -99,14 +100,6 @@ class Probes:
         if len(known) < len(found):
             raise EcglibError(f"{outcome}: {fraction:.0%} of the patients lack a class; take more ECGs")
         return known
-
-
-def _resample(
-    y: np.ndarray, scores: Sequence[np.ndarray], patients: np.ndarray, settings: ScoreSettings
-) -> np.ndarray:
-    """Mean AUROC over the draws of labels, for each bootstrap draw of the patients (n_draws,)."""
-    options = {"n_draws": settings.n_draws, "seed": settings.seed}
-    return np.mean([bootstrap(y, score, patients, **options).auroc for score in scores], axis=0)
 
 
 def _numbers(

@@ -4,6 +4,8 @@ The draws are those of `metrics.bootstrap` for the same seed, labels and patient
 page are resampled alike.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ecglib.intervals import percentile
@@ -27,6 +29,14 @@ def spread_scores(
     draws = bootstrap(y_true, y_score, groups, n_draws=settings.n_draws, seed=settings.seed)
     values = point_scores(y_true, y_score)
     return {m: {"value": values[m], **spread(draws[m].to_numpy(), settings)} for m in METRICS}
+
+
+def mean_auroc_draws(
+    y_true: np.ndarray, scores: Sequence[np.ndarray], groups: np.ndarray, settings: ScoreSettings
+) -> np.ndarray:
+    """Mean AUROC over several models' scores (n,) of the same records, for each draw of the patients."""
+    options = {"n_draws": settings.n_draws, "seed": settings.seed}
+    return np.mean([bootstrap(y_true, score, groups, **options).auroc for score in scores], axis=0)
 
 
 def spread(values: np.ndarray, settings: ScoreSettings) -> dict[str, float]:
