@@ -20,16 +20,17 @@ from ecglib.datasets import read_ptbxl_rows, read_scp_statements
 from ecglib.errors import EcglibError
 from ecglib.intervals import percentile
 from ecglib.metrics import ScoreSettings, auroc
-from ecglib.probe import cache_features, draws_of_scores
+from ecglib.probe import cache_features, draws_of_scores, features_by_layer
 from ecglib.progress import track
 from ecglib.provenance import atomic_path, commit, digest, machine
-from ecglib.published import Pretrained, load
+from ecglib.published import LAYERS, PROBES, Pretrained, load
 from ecglib.recipes import draw_corpus
 from ecglib.resampling import mean_auroc_draws
 from ecglib.shards import ImageStore
 from ecglib.splits import assign, label_fraction_rows
 
 CONTROLS = ("random", "efficientnet_lite2", "mobilenetv2")
+BY_LAYER = "mi_any"  # the outcome that is asked of each layer
 FRACTIONS = {0.01: 20, 1.0: 1}  # of the training patients, and how many draws of each
 
 
@@ -66,6 +67,31 @@ class Probes:
         cases = [(outcome, fraction) for outcome in self.outcomes for fraction in FRACTIONS]
         tables = [self._case(*case, features, settings) for case in track(cases, "probes", unit="case")]
         return pd.concat(tables, ignore_index=True)
+
+    def by_layer(self, model: Pretrained, settings: ScoreSettings | None = None) -> pd.DataFrame:
+        """Heads that learn any infarction from few labels, on what each block of the network leaves.
+
+        One row for each model (heartbeit, random) and layer from 1: auroc (mean over the draws), sd, low,
+        high. The last layers of a network that named tokens need not be those that know most.
+        """
+        settings = settings or ScoreSettings()
+        part = assign(self.images.manifest, "official")
+        scored, fraction = np.flatnonzero(part == "validation"), min(FRACTIONS)
+        draws = self._draws(BY_LAYER, fraction, part)
+        rows = np.unique(np.concatenate([scored, *draws]))
+        y, patients = self.outcomes[BY_LAYER][rows], self.images.manifest.patient_id.to_numpy()[rows]
+        scored, *draws = (np.searchsorted(rows, some) for some in (scored, *draws))
+        networks = {"heartbeit": model.classifier()}
+        networks["random"] = make_classifier("random", size=model.model.size)
+        layers = {name: features_by_layer(network, self.images, rows) for name, network in networks.items()}
+        cases = [(name, layer) for name, of_layers in layers.items() for layer in range(len(of_layers))]
+        found = []
+        for name, layer in track(cases, "layers", unit="layer"):
+            scores = draws_of_scores(layers[name][layer], y, patients, draws, scored)
+            points = np.array([auroc(y[scored], score) for score in scores])
+            resampled = mean_auroc_draws(y[scored], scores, patients[scored], settings)
+            found.append({"model": name, "layer": layer + 1, **_spread(points, resampled, settings)})
+        return pd.DataFrame(found)
 
     def _features(self, network: Classifier, model: Pretrained) -> np.ndarray:
         """Features (n images, d), kept under a hash of the network's weights and the images."""
@@ -108,33 +134,35 @@ def _numbers(
     resampled: Mapping[str, np.ndarray],
     settings: ScoreSettings,
 ) -> dict[str, float]:
-    ours, control = points[name], points["random"]
-    low, high = percentile(resampled[name], settings.confidence)
     gain = percentile(resampled[name] - resampled["random"], settings.confidence)
-    return {
-        "auroc": ours.mean(),
-        "sd": ours.std(ddof=1) if len(ours) > 1 else float("nan"),
-        "low": low,
-        "high": high,
-        "difference": ours.mean() - control.mean(),
+    return _spread(points[name], resampled[name], settings) | {
+        "difference": points[name].mean() - points["random"].mean(),
         "difference_low": gain[0],
         "difference_high": gain[1],
     }
 
 
+def _spread(points: np.ndarray, resampled: np.ndarray, settings: ScoreSettings) -> dict[str, float]:
+    low, high = percentile(resampled, settings.confidence)
+    sd = points.std(ddof=1) if len(points) > 1 else float("nan")
+    return {"auroc": points.mean(), "sd": sd, "low": low, "high": high}
+
+
 def probe_weights(name: str, data: Path, runs: Path, weights: Path | None = None) -> pd.DataFrame:
-    """Compare the public weights `name` with the controls, and keep the table beside them (probes.parquet).
+    """Compare the public weights `name` with the controls, and keep the tables beside them (PROBES, LAYERS).
 
     data: PTB-XL's folder. runs: where `ecglib pretrain` works; its images are used, or drawn there.
     """
     started = time.time()
     model = load(name, weights)
     images = draw_corpus(data, runs / "images").sources[0].images
-    table = Probes.of_ptbxl(images, data, runs / "features").compare(model)
+    probes = Probes.of_ptbxl(images, data, runs / "features")
+    table, layers = probes.compare(model), probes.by_layer(model)
     made = {"data_hash": images.data_hash, "commit": commit(), "machine": machine()}
     made |= {"seconds": round(time.time() - started), "weights_sha256": model.metadata["weights_sha256"]}
-    with atomic_path(model.folder / "probes.parquet") as path:
-        table.to_parquet(path, index=False)
+    for name, kept in {PROBES: table, LAYERS: layers}.items():
+        with atomic_path(model.folder / name) as path:
+            kept.to_parquet(path, index=False)
     with atomic_path(model.folder / "probes.json") as path:
         path.write_text(json.dumps(made, indent=1), encoding="utf-8")
     return table

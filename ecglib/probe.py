@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,6 +88,29 @@ def compute_features(
             batch = slice(start, start + INFERENCE_BATCH)
             pixels = torch.from_numpy(store.pixels(rows[batch])).to(device)
             out[batch] = classifier.features(pixels).float().cpu().numpy()
+
+
+def features_by_layer(
+    classifier: Classifier, store: Images, rows: np.ndarray, precision: str = "auto"
+) -> np.ndarray:
+    """What a transformer's patches hold on average after each block: float32 (depth, n rows, width)."""
+    blocks: Any = classifier.backbone.blocks
+    found = np.empty((len(blocks), len(rows), classifier.head.in_features), np.float32)
+    seen: list[np.ndarray] = []
+    hooks = [
+        block.register_forward_hook(
+            lambda _block, _inputs, tokens: seen.append(tokens[:, 1:].float().mean(1).cpu().numpy())
+        )
+        for block in blocks
+    ]
+    try:
+        compute_features(classifier, store, rows, np.empty(found.shape[1:], np.float32), precision)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer, layers_of_batches in enumerate(found):
+        np.concatenate(seen[layer :: len(blocks)], out=layers_of_batches)
+    return found
 
 
 def cross_validated_scores(

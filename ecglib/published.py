@@ -36,6 +36,7 @@ from ecglib.tokenizer import FILE_NAME as TOKENIZER
 from ecglib.tokenizer import AnyTokenizer, load_tokenizer
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
+PROBES, LAYERS = "probes.parquet", "layers.parquet"  # what the features know: tables of `ecglib.frozen`
 TOKENIZER_COURSE = "tokenizer_history.parquet"  # the course of the tokenizer's training
 BATCH_SIZE = 32  # images at a time
 

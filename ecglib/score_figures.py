@@ -151,6 +151,20 @@ def probes(found: pd.DataFrame) -> Plot:
     return _filled_and_hollow(figure, ("1 % of the training patients", "all of them"))
 
 
+@styled
+def by_layer(layers: pd.DataFrame) -> Plot:
+    """Linear heads on the mean patch after each block (`frozen.Probes.by_layer`), a line a model."""
+    figure = new_plot(2.9)
+    ax = figure.subplots()
+    for model in dict.fromkeys(layers.model):
+        rows, colour = layers.loc[layers.model == model], MODEL_COLOURS[model]
+        ax.fill_between(rows.layer, rows.low, rows.high, color=colour, alpha=0.15, linewidth=0)
+        ax.plot(rows.layer, rows.auroc, MODEL_MARKERS[model] + "-", color=colour, label=model_name(model))
+    ax.set(xlabel="Block", ylabel=METRIC_NAMES["auroc"], xticks=layers.layer.unique())
+    ax.legend()
+    return figure
+
+
 def _ladder(table: pd.DataFrame, metric: str, ylabel: str, apart: float) -> Plot:
     """A point with its interval on a rung `place` for each row; hollow points a little lower."""
     rungs = table.drop_duplicates("place")

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ecglib.checkpoints import ENCODER
 from ecglib.errors import EcglibError
-from ecglib.published import Pretrained, training_hours
+from ecglib.published import PROBES, Pretrained, training_hours
 from ecglib.style import Table, model_name, outcome_name
 from ecglib.tokenizer import FILE_NAME
 
@@ -30,9 +30,22 @@ def facts(model: Pretrained) -> Table:
     return Table(pd.Series(rows, name="").to_frame())
 
 
-def probes(model: Pretrained) -> pd.DataFrame:
-    """The table of `frozen.probe_weights`. EcglibError where it does not lie beside the weights."""
-    path = model.folder / "probes.parquet"
+def seen(model: Pretrained) -> Table:
+    """Whom pretraining has seen, by source, and how many of those who must stay unseen are among them."""
+    rows = model.metadata["audit"]
+    columns = {
+        "ECGs": [f"{row['records']:,}" for row in rows.values()],
+        "patients": [f"{row['patients']:,}" for row in rows.values()],
+        "ECGs of folds 9 and 10": [f"{row['records_of_folds_9_and_10']:,}" for row in rows.values()],
+        "patients of folds 9 and 10": [f"{row['patients_of_folds_9_and_10']:,}" for row in rows.values()],
+        "seen of what `seed42` tests": [f"{100 * row['seen_of_seed42_test']:.0f} %" for row in rows.values()],
+    }
+    return Table(pd.DataFrame(columns, pd.Index(list(rows), name="source")))
+
+
+def probes(model: Pretrained, name: str = PROBES) -> pd.DataFrame:
+    """A table of `frozen.probe_weights`: PROBES or LAYERS. EcglibError where it is not beside the weights."""
+    path = model.folder / name
     if not path.is_file():
         raise EcglibError(f"{path} is missing: run `ecglib probe {model.name} --data PTBXL_DIR`")
     return pd.read_parquet(path)
@@ -58,6 +71,17 @@ def probe_table(found: pd.DataFrame) -> Table:
         names=["outcome", "training ECGs", "network"],
     )
     return Table(pd.DataFrame(columns, index))
+
+
+def layer_sentence(layers: pd.DataFrame) -> str:
+    """Which layer of each network knows most, beside its last one."""
+
+    def said(model: str) -> str:
+        rows: Any = layers.loc[layers.model == model]
+        best, end = rows.loc[rows.auroc.idxmax()], rows.auroc.iloc[-1]
+        return f"{model_name(model)}: most after block {best.layer} ({best.auroc:.3f}), {end:.3f} at the end"
+
+    return "; ".join(map(said, dict.fromkeys(layers.model))) + "."
 
 
 def _difference(row: dict[str, Any]) -> str:

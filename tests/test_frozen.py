@@ -69,6 +69,23 @@ def test_table_has_a_row_for_each_model_and_fraction_with_its_counts() -> None:
     assert ((table.low < table.auroc) & (table.auroc < table.high)).all()
 
 
+def test_each_layer_is_scored_by_the_same_heads_on_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    def layers(network: Any, images: Any, rows: np.ndarray) -> np.ndarray:
+        return np.stack([FEATURES["random"][rows], FEATURES[network.name][rows]])
+
+    monkeypatch.setattr(frozen, "BY_LAYER", "ill")
+    monkeypatch.setattr(frozen, "features_by_layer", layers)
+    settings, model = ScoreSettings(n_draws=200), Mock(classifier=lambda: named("heartbeit"))
+    found = Probes(Mock(manifest=MANIFEST), {"ill": Y}, Path("nowhere")).by_layer(model, settings)
+    assert found[["model", "layer"]].to_numpy().tolist() == [
+        ["heartbeit", 1], ["heartbeit", 2], ["random", 1], ["random", 2],
+    ]  # fmt: skip
+    known = compare().query("fraction == 0.2").set_index("model")
+    for columns in ("auroc", "sd", "low", "high"):
+        assert found[columns].tolist()[1::2] == pytest.approx(known[columns].tolist())
+    assert found.auroc[0] == found.auroc[2] == found.auroc[3], "layers of equal features"
+
+
 def test_signal_is_told_from_noise_and_random_weights_from_themselves_by_nothing() -> None:
     ours, control = compare().query("fraction == 1").to_dict("records")
     assert ours["auroc"] > 0.8

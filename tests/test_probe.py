@@ -1,6 +1,8 @@
 """Heads on frozen features equal scikit-learn's pipeline, and sit in a classifier as they were fitted."""
 
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -12,10 +14,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from ecglib.classifiers import Classifier
+from ecglib import beit
+from ecglib.classifiers import Classifier, make_classifier
 from ecglib.errors import EcglibError
 from ecglib.finetune import predict
-from ecglib.probe import ProbeSettings, cache_features, fit_head, two_neurons
+from ecglib.probe import ProbeSettings, cache_features, features_by_layer, fit_head, two_neurons
 
 N, SIZE = 300, 12
 ROWS = {
@@ -73,6 +76,20 @@ def test_features_are_those_of_the_classifier_in_evaluation_and_are_computed_onc
     np.testing.assert_allclose(features, expected, atol=1e-5)
     store.images = np.zeros_like(store.images)
     np.testing.assert_array_equal(cache_features(classifier, store, path, "32-true"), features)
+
+
+def test_layers_are_the_mean_patches_after_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(beit.SIZES, "minute", (12, 3, 2))
+    classifier, rows = make_classifier("random", size="minute", seed=1).eval(), np.array([4, 0, 2])
+    pixels = np.random.default_rng(2).integers(0, 256, (5, 224, 224), dtype=np.uint8)
+    store: Any = Mock(pixels=lambda rows: pixels[rows])
+    layers = features_by_layer(classifier, store, rows, "32-true")
+    backbone: Any = classifier.backbone
+    images = (torch.from_numpy(pixels[rows]).float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
+    oracle = backbone.forward_intermediates(images, intermediates_only=True, output_fmt="NLC")
+    assert len(layers) == len(oracle) == 3
+    for ours, theirs in zip(layers, oracle, strict=True):
+        np.testing.assert_allclose(ours, theirs.mean(1).detach(), atol=1e-5)
 
 
 def test_an_interrupted_computation_leaves_no_features(tmp_path: Path) -> None:

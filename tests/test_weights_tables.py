@@ -29,6 +29,8 @@ def row(outcome: str, fraction: float, model: str, auroc: float) -> dict[str, An
     return {"outcome": outcome, "fraction": fraction, "model": model, **HEADS[fraction], **numbers}
 
 
+AUDIT = {"records": 17418, "patients": 15023, "records_of_folds_9_and_10": 0}
+AUDIT |= {"patients_of_folds_9_and_10": 2, "seen_of_seed42_test": 0.7971}
 FOUND = pd.DataFrame(
     row(outcome, fraction, model, auroc)
     for outcome in ("mi_any", "normal")
@@ -48,6 +50,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretrained:
         "tokenizer_sha256": load_tokenizer(run).metadata["weights_sha256"],
         "settings": {"size": "minute", "steps": 9, "batch_size": 4},
         "commit": "0123456789abcdef",
+        "audit": {"PTB-XL": AUDIT},
         "data_hash": "feedbeef",
     }
     save_encoder(run / "encoder.safetensors", MaskedImageModel("minute", 64), metadata)
@@ -55,6 +58,11 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretrained:
     history.to_parquet(run / "history.parquet")
     publish(run / "encoder.safetensors", run, tmp_path / "public" / "heartbeit_minute")
     return load("heartbeit_minute", tmp_path / "public")
+
+
+def test_whom_they_have_seen_is_told_as_the_audit_counts_it(model: Pretrained) -> None:
+    table = weights_tables.seen(model)
+    assert table.loc["PTB-XL"].tolist() == ["17,418", "15,023", "0", "2", "80 %"]
 
 
 def test_facts_are_those_of_the_files(model: Pretrained) -> None:
@@ -110,3 +118,22 @@ def test_figure_has_a_panel_an_outcome_and_a_rung_a_network() -> None:
     lines: Any = figure.axes[0].lines
     points = [line.get_xdata()[0] for line in lines]
     assert points == pytest.approx([0.75, 0.70, 0.65, 0.75, 0.70, 0.65])
+
+
+LAYERS = pd.DataFrame(
+    {"model": model, "layer": layer, "auroc": auroc, "sd": 0.02, "low": auroc - 0.03, "high": auroc + 0.03}
+    for model, course in {"heartbeit": (0.71, 0.78, 0.75), "random": (0.74, 0.73, 0.72)}.items()
+    for layer, auroc in enumerate(course, start=1)
+)
+
+
+def test_the_layer_that_knows_most_is_named_beside_the_last() -> None:
+    said = weights_tables.layer_sentence(LAYERS)
+    assert "HeartBEiT: most after block 2 (0.780), 0.750 at the end" in said
+    assert "most after block 1 (0.740), 0.720 at the end" in said
+
+
+def test_the_figure_has_a_line_a_model_over_the_layers() -> None:
+    ax: Any = score_figures.by_layer(LAYERS).axes[0]
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[0.71, 0.78, 0.75], [0.74, 0.73, 0.72]]
+    assert ax.get_xticks().tolist() == [1, 2, 3]
