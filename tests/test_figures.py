@@ -125,6 +125,7 @@ def all_plots(cohort: Cohort) -> dict[str, Any]:
         "optimism": score_figures.optimism(table),
         "forest": score_figures.forest(table[table.fraction == 1]),
         "probes": score_figures.probes(heads()),
+        "by_layer": score_figures.by_layer(heads().assign(layer=1)),
         "step_gains": score_figures.step_gains(gains()),
         "coverage": score_figures.coverage(studies()),
         "waveforms": pictures.waveforms({"as recorded": wave, "as drawn": wave / 2}, 500),
