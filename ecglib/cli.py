@@ -203,6 +203,21 @@ def probe(
 
 
 @app.command()
+def trials(
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="where `ecglib pretrain` works")] = Path("runs/weights"),
+) -> None:
+    """Ask why the public weights know no more: short runs that differ in one thing each, then probes.
+
+    Tokens, masks, learning rate, length; an hour or two on two cores. A killed run goes on where it was. What
+    comes of it is kept in book/results/trials.json.
+    """
+    from ecglib.trials import run_trials
+
+    typer.echo(run_trials(_ptbxl(data), out).round(3).to_string(index=False))
+
+
+@app.command()
 def publish(
     name: Annotated[str, typer.Argument(help="heartbeit_nano or heartbeit_tiny")],
     target: Annotated[Path, typer.Argument(help="folder to write, such as ecglib/weights/heartbeit_nano")],

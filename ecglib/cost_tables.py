@@ -1,6 +1,5 @@
 """Tables and sentences of the page on cost, and what `benchmarks/pretrain.py` measured."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ecglib.cost import (
     paper_utilisation,
     useful_flops,
 )
-from ecglib.errors import EcglibError
+from ecglib.provenance import read_made
 from ecglib.style import Table
 
 SPEED = Path(__file__).resolve().parent.parent / "book" / "results" / "speed.json"
@@ -83,11 +82,5 @@ def measured_sentence(path: Path = SPEED) -> str:
 
 
 def _measured(path: Path) -> dict[str, Any]:
-    try:
-        measured = json.loads(path.read_text(encoding="utf-8"))
-        if {"rows", "machine", "threads", "precision", "batch_size", "commit"} <= measured.keys():
-            return measured
-        reason = "a key is missing"
-    except (OSError, ValueError, AttributeError) as error:
-        reason = str(error)
-    raise EcglibError(f"{path} cannot be read ({reason}): run python benchmarks/pretrain.py --out {path}")
+    keys = ("rows", "machine", "threads", "precision", "batch_size", "commit")
+    return read_made(path, keys, f"python benchmarks/pretrain.py --out {path}")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from ecglib.metrics import ScoreSettings, auroc
 from ecglib.probe import cache_features, draws_of_scores, features_by_layer
 from ecglib.progress import track
 from ecglib.provenance import atomic_path, commit, digest, machine
-from ecglib.published import LAYERS, PROBES, Pretrained, load
+from ecglib.published import LAYERS, PROBES, PROBES_MADE, Pretrained, load
 from ecglib.recipes import draw_corpus
 from ecglib.resampling import mean_auroc_draws
 from ecglib.shards import ImageStore
@@ -32,6 +33,24 @@ from ecglib.splits import assign, label_fraction_rows
 CONTROLS = ("random", "efficientnet_lite2", "mobilenetv2")
 BY_LAYER = "mi_any"  # the outcome that is asked of each layer
 FRACTIONS = {0.01: 20, 1.0: 1}  # of the training patients, and how many draws of each
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One outcome, and the draws of labels from which linear heads learn it."""
+
+    rows: np.ndarray  # positions in the store of the images that are learnt from or scored; the rest by these
+    y: np.ndarray  # outcome of each, 0 or 1
+    patients: np.ndarray
+    draws: list[np.ndarray]  # places in `rows` of each draw's training images
+    scored: np.ndarray  # places in `rows`
+
+    def judge(self, features: np.ndarray, settings: ScoreSettings) -> tuple[np.ndarray, np.ndarray]:
+        """Features (n rows, d) -> AUROC of each draw's head, and the mean's bootstrap draws, by patient."""
+        scores = draws_of_scores(features, self.y, self.patients, self.draws, self.scored)
+        points = np.array([auroc(self.y[self.scored], score) for score in scores])
+        patients = self.patients[self.scored]
+        return points, mean_auroc_draws(self.y[self.scored], scores, patients, settings)
 
 
 @dataclass(frozen=True)
@@ -74,24 +93,25 @@ class Probes:
         One row for each model (heartbeit, random) and layer from 1: auroc (mean over the draws), sd, low,
         high. The last layers of a network that named tokens need not be those that know most.
         """
-        settings = settings or ScoreSettings()
-        part = assign(self.images.manifest, "official")
-        scored, fraction = np.flatnonzero(part == "validation"), min(FRACTIONS)
-        draws = self._draws(BY_LAYER, fraction, part)
-        rows = np.unique(np.concatenate([scored, *draws]))
-        y, patients = self.outcomes[BY_LAYER][rows], self.images.manifest.patient_id.to_numpy()[rows]
-        scored, *draws = (np.searchsorted(rows, some) for some in (scored, *draws))
+        settings, few = settings or ScoreSettings(), self.few_labels(BY_LAYER)
         networks = {"heartbeit": model.classifier()}
         networks["random"] = make_classifier("random", size=model.model.size)
-        layers = {name: features_by_layer(network, self.images, rows) for name, network in networks.items()}
-        cases = [(name, layer) for name, of_layers in layers.items() for layer in range(len(of_layers))]
         found = []
-        for name, layer in track(cases, "layers", unit="layer"):
-            scores = draws_of_scores(layers[name][layer], y, patients, draws, scored)
-            points = np.array([auroc(y[scored], score) for score in scores])
-            resampled = mean_auroc_draws(y[scored], scores, patients[scored], settings)
-            found.append({"model": name, "layer": layer + 1, **_spread(points, resampled, settings)})
+        for name, network in networks.items():
+            layers = features_by_layer(network, self.images, few.rows)
+            for layer, features in enumerate(track(layers, f"layers of {name}", unit="layer"), start=1):
+                judged = few.judge(features, settings)
+                found.append({"model": name, "layer": layer, **_spread(*judged, settings)})
         return pd.DataFrame(found)
+
+    def few_labels(self, outcome: str) -> "Heads":
+        """What heads take that learn an outcome from the smallest of FRACTIONS: its draws and fold 9."""
+        part = assign(self.images.manifest, "official")
+        scored, draws = np.flatnonzero(part == "validation"), self._draws(outcome, min(FRACTIONS), part)
+        rows = np.unique(np.concatenate([scored, *draws]))
+        patients = self.images.manifest.patient_id.to_numpy()[rows]
+        scored, *draws = (np.searchsorted(rows, some) for some in (scored, *draws))
+        return Heads(rows, self.outcomes[outcome][rows], patients, draws, scored)
 
     def _features(self, network: Classifier, model: Pretrained) -> np.ndarray:
         """Features (n images, d), kept under a hash of the network's weights and the images."""
@@ -106,16 +126,13 @@ class Probes:
         scored = np.flatnonzero(part == "validation")
         draws = self._draws(outcome, fraction, part)
         y, patients = self.outcomes[outcome], self.images.manifest.patient_id.to_numpy()
-        points, resampled = {}, {}
-        for name, x in features.items():
-            scores = draws_of_scores(x, y, patients, draws, scored)
-            points[name] = np.array([auroc(y[scored], score) for score in scores])
-            resampled[name] = mean_auroc_draws(y[scored], scores, patients[scored], settings)
+        heads = Heads(np.arange(len(y)), y, patients, draws, scored)
+        judged = {name: heads.judge(x, settings) for name, x in features.items()}
         head = {"outcome": outcome, "fraction": fraction, "n_labels": np.mean([len(rows) for rows in draws])}
         tail = {"draws": len(draws), "n": len(scored), "n_positive": int(y[scored].sum())}
         return pd.DataFrame(
-            {**head, "model": name, **_numbers(name, points, resampled, settings), **tail}
-            for name in features
+            {**head, "model": name, **numbers, **tail}
+            for name, numbers in beside_random(judged, settings).items()
         )
 
     def _draws(self, outcome: str, fraction: float, part: pd.Series) -> list[np.ndarray]:
@@ -128,18 +145,17 @@ class Probes:
         return known
 
 
-def _numbers(
-    name: str,
-    points: Mapping[str, np.ndarray],
-    resampled: Mapping[str, np.ndarray],
-    settings: ScoreSettings,
-) -> dict[str, float]:
-    gain = percentile(resampled[name] - resampled["random"], settings.confidence)
-    return _spread(points[name], resampled[name], settings) | {
-        "difference": points[name].mean() - points["random"].mean(),
-        "difference_low": gain[0],
-        "difference_high": gain[1],
-    }
+def beside_random(
+    judged: Mapping[str, tuple[np.ndarray, np.ndarray]], settings: ScoreSettings
+) -> dict[str, dict[str, float]]:
+    """Of each network what `Heads.judge` found, in numbers, with the paired difference to "random"."""
+    points, resampled = judged["random"]
+    table = {}
+    for name, (own, own_resampled) in judged.items():
+        low, high = percentile(own_resampled - resampled, settings.confidence)
+        gain = {"difference": own.mean() - points.mean(), "difference_low": low, "difference_high": high}
+        table[name] = _spread(own, own_resampled, settings) | gain
+    return table
 
 
 def _spread(points: np.ndarray, resampled: np.ndarray, settings: ScoreSettings) -> dict[str, float]:
@@ -151,18 +167,37 @@ def _spread(points: np.ndarray, resampled: np.ndarray, settings: ScoreSettings) 
 def probe_weights(name: str, data: Path, runs: Path, weights: Path | None = None) -> pd.DataFrame:
     """Compare the public weights `name` with the controls, and keep the tables beside them (PROBES, LAYERS).
 
+    A table that is there and is of these very weights is not made again; `probes.json` says what made each.
     data: PTB-XL's folder. runs: where `ecglib pretrain` works; its images are used, or drawn there.
     """
-    started = time.time()
     model = load(name, weights)
+    made = read_probes_made(model)
     images = draw_corpus(data, runs / "images").sources[0].images
     probes = Probes.of_ptbxl(images, data, runs / "features")
-    table, layers = probes.compare(model), probes.by_layer(model)
-    made = {"data_hash": images.data_hash, "commit": commit(), "machine": machine()}
-    made |= {"seconds": round(time.time() - started), "weights_sha256": model.metadata["weights_sha256"]}
-    for name, kept in {PROBES: table, LAYERS: layers}.items():
-        with atomic_path(model.folder / name) as path:
-            kept.to_parquet(path, index=False)
-    with atomic_path(model.folder / "probes.json") as path:
-        path.write_text(json.dumps(made, indent=1), encoding="utf-8")
-    return table
+    for file, make in {PROBES: probes.compare, LAYERS: probes.by_layer}.items():
+        if file in made:
+            continue
+        started = time.time()
+        with atomic_path(model.folder / file) as path:
+            make(model).to_parquet(path, index=False)
+        made[file] = {"data_hash": images.data_hash, "commit": commit(), "machine": machine()}
+        made[file] |= {
+            "seconds": round(time.time() - started),
+            "weights_sha256": model.metadata["weights_sha256"],
+        }
+        with atomic_path(model.folder / PROBES_MADE) as path:
+            path.write_text(json.dumps(made, indent=1), encoding="utf-8")
+    return pd.read_parquet(model.folder / PROBES)
+
+
+def read_probes_made(model: Pretrained) -> dict[str, Any]:
+    """What made each table of probes that is of these very weights, by the table's name."""
+    path = model.folder / PROBES_MADE
+    if not path.exists():
+        return {}
+    made, own = json.loads(path.read_text(encoding="utf-8")), model.metadata["weights_sha256"]
+    return {
+        file: by
+        for file, by in made.items()
+        if by["weights_sha256"] == own and (model.folder / file).exists()
+    }

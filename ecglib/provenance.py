@@ -8,10 +8,13 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import Any
+
+from ecglib.errors import EcglibError
 
 PACKAGE = "ecglib"
 # Their code can change without changing any result.
@@ -51,6 +54,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_made(path: Path, keys: Sequence[str], command: str) -> dict[str, Any]:
+    """Read the JSON that `command` writes. EcglibError, which names it, where the file or a key lacks."""
+    try:
+        made = json.loads(path.read_text(encoding="utf-8"))
+        if set(keys) <= made.keys():
+            return made
+        reason = "a key is missing"
+    except (OSError, ValueError, AttributeError) as error:
+        reason = str(error)
+    raise EcglibError(f"{path} cannot be read ({reason}): run {command}")
 
 
 @functools.cache

@@ -37,6 +37,7 @@ from ecglib.tokenizer import AnyTokenizer, load_tokenizer
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 PROBES, LAYERS = "probes.parquet", "layers.parquet"  # what the features know: tables of `ecglib.frozen`
+PROBES_MADE = "probes.json"  # commit, machine, data and weights of each of these tables
 TOKENIZER_COURSE = "tokenizer_history.parquet"  # the course of the tokenizer's training
 BATCH_SIZE = 32  # images at a time
 
@@ -46,6 +47,13 @@ class WeightsSettings:
     """Where tokenizer and encoder come from."""
 
     weights: str = ""  # published weights by name, for tokenizer and encoder; empty: both are trained here
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownWeights:
+    """Which published weights have a page."""
+
+    shown: str = "heartbeit_tiny"  # published weights by name
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Recipe:
 
     tokenizer: TokenizerSettings
     pretraining: PretrainSettings
-    probe_every: int  # steps between looks at what the network knows
+    probe_every: int = 0  # steps between looks at what the network knows; 0: none
 
 
 # Parts of a batch are fixed, so that other code or another cache gives the same bytes: two of 32 were a
@@ -170,10 +170,13 @@ def make_weights(name: str, data: Path, folder: Path, start: Path | None = None)
     """
     if name not in RECIPES:
         raise EcglibError(f"weights {name!r}: there is a recipe for {', '.join(RECIPES)}")
-    recipe = RECIPES[name]
-    corpus = draw_corpus(data, folder / "images")
+    return follow(RECIPES[name], draw_corpus(data, folder / "images"), folder, folder / name, start)
+
+
+def follow(recipe: Recipe, corpus: Corpus, folder: Path, out: Path, start: Path | None = None) -> Path:
+    """Train a tokenizer in `folder` and a network in `out` by a recipe, as `make_weights` does."""
     words, tokens = make_tokens(corpus, recipe.tokenizer, folder / "tokenizer", start)
-    tokenizer, out = load_tokenizer(words), folder / name
+    tokenizer = load_tokenizer(words)
     described = {
         "preprocessing": fingerprint(),
         "tokenizer_sha256": tokenizer.metadata["weights_sha256"],
@@ -212,7 +215,7 @@ class Watch:
     def __call__(self, step: int, network: MaskedImageModel) -> None:
         path = self.folder / "latest.safetensors"
         save_encoder(path, network, {**self.metadata, "steps_done": step})
-        if step % self.every == 0:
+        if self.every and step % self.every == 0:
             classifier = make_classifier(
                 "heartbeit",
                 size=network.size,

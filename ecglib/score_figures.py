@@ -1,6 +1,7 @@
 """Charts of scores: `study.scores` or the table of differences in, a Plot out; the paper's Figs. 2-4."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -162,6 +163,25 @@ def by_layer(layers: pd.DataFrame) -> Plot:
         ax.plot(rows.layer, rows.auroc, MODEL_MARKERS[model] + "-", color=colour, label=model_name(model))
     ax.set(xlabel="Block", ylabel=METRIC_NAMES["auroc"], xticks=layers.layer.unique())
     ax.legend()
+    return figure
+
+
+@styled
+def trials(rows: Sequence[Mapping[str, Any]], target: float) -> Plot:
+    """Short runs (`trials`): AUROC above random weights with paired intervals, and the target."""
+    shown = [row for row in rows if row["trial"] != "random"]
+    figure = new_plot(0.3 * len(shown) + 1.0)
+    ax = figure.subplots()
+    for place, row in enumerate(shown):
+        ax.hlines(place, row["difference_low"], row["difference_high"], color=ACCENT, linewidth=1.2)
+        ax.plot(row["difference"], place, "o", color=ACCENT)
+    ax.axvline(0, color=INK, linewidth=0.9)
+    ax.axvline(target, color=WARM, linestyle="--", linewidth=1)
+    ax.annotate("target", (target, -0.55), (4, 0), textcoords="offset points", va="center", color=WARM)
+    ax.set_yticks(range(len(shown)), [row["differs"] or "first run" for row in shown])
+    ax.set(xlabel=f"{METRIC_NAMES['auroc']} minus that of random weights", ylabel="Run")
+    ax.set_ylim(len(shown) - 0.5, -0.9)
+    ax.grid(axis="x")
     return figure
 
 

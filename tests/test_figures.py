@@ -88,6 +88,12 @@ def heads() -> pd.DataFrame:
     return rows.assign(low=rows.auroc - 0.1, high=rows.auroc + 0.1)
 
 
+def runs() -> list[dict[str, Any]]:
+    """A short run of pretraining beside random weights."""
+    gain = {"difference": 0.02, "difference_low": -0.01, "difference_high": 0.05}
+    return [{"trial": name, "differs": "tokens", **gain} for name in ("random", "trial_tokens")]
+
+
 def studies() -> pd.DataFrame:
     """Three studies, each read by two intervals; the first misses the truth."""
     known = {"size": "large", "statistic": "score", "metric": "auroc", "truth": 0.88}
@@ -126,6 +132,7 @@ def all_plots(cohort: Cohort) -> dict[str, Any]:
         "forest": score_figures.forest(table[table.fraction == 1]),
         "probes": score_figures.probes(heads()),
         "by_layer": score_figures.by_layer(heads().assign(layer=1)),
+        "trials": score_figures.trials(runs(), 0.05),
         "step_gains": score_figures.step_gains(gains()),
         "coverage": score_figures.coverage(studies()),
         "waveforms": pictures.waveforms({"as recorded": wave, "as drawn": wave / 2}, 500),

@@ -1,26 +1,30 @@
 """Public weights: the whole way from records to a card, with a minute network on made ECGs."""
 
+import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from ecglib import beit, recipes
+from ecglib import beit, frozen, recipes, trials, weights_tables
 from ecglib.beit import MaskedImageModel
 from ecglib.cards import publish_run
 from ecglib.checkpoints import read_checkpoint
 from ecglib.cohort import Cohort
 from ecglib.datasets import CohortSettings, open_cohort
 from ecglib.errors import EcglibError
+from ecglib.frozen import Probes, probe_weights
 from ecglib.pretrain import PretrainSettings
 from ecglib.provenance import file_sha256
 from ecglib.published import load
 from ecglib.recipes import Recipe, make_weights
+from ecglib.shards import ImageStore
 from ecglib.tokenizer import TokenizerSettings, load_tokenizer
 
 NAME, STEPS = "heartbeit_minute", 12
@@ -138,6 +142,84 @@ def test_a_run_at_work_is_published_as_not_finished(runs: Path, tmp_path: Path) 
     card = (tmp_path / "public" / NAME / "README.md").read_text(encoding="utf-8")
     assert "Not finished: step 4 of the planned run" in card
     assert load(NAME, tmp_path / "public").metadata["steps_done"] == 8
+
+
+def probes_of(images: ImageStore, data: Path, folder: Path) -> Probes:
+    return Probes(images, {"mi_any": images.manifest.hcm.to_numpy()}, folder)
+
+
+def test_probes_are_kept_beside_the_weights_and_made_again_for_other_weights_alone(
+    runs: Path, public: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(public, tmp_path / NAME)
+    make = Mock(side_effect=lambda model: pd.DataFrame({"auroc": [0.7]}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Probes, "of_ptbxl", probes_of)
+        for table in ("compare", "by_layer"):
+            patch.setattr(Probes, table, make)
+        for _ in range(2):
+            found = probe_weights(NAME, Path("whole"), runs, tmp_path)
+        assert found.auroc.tolist() == [0.7]
+        assert make.call_count == 2, "one call a table"
+        made = json.loads((tmp_path / NAME / "probes.json").read_text(encoding="utf-8"))
+        assert made.keys() == {"probes.parquet", "layers.parquet"}
+        own = load(NAME, tmp_path).metadata["weights_sha256"]
+        assert all(by["weights_sha256"] == own for by in made.values())
+        made["layers.parquet"]["weights_sha256"] = "another"
+        (tmp_path / NAME / "probes.json").write_text(json.dumps(made), encoding="utf-8")
+        probe_weights(NAME, Path("whole"), runs, tmp_path)
+        assert make.call_count == 3
+
+
+def test_trials_are_judged_beside_random_weights_and_kept(runs: Path, tmp_path: Path) -> None:
+    recipe = small_recipe()
+    slower = replace(recipe, pretraining=replace(recipe.pretraining, learning_rate=1e-4, steps=10))
+    few = {"trial_first": trials.Trial("", recipe), "trial_rate": trials.Trial("learning rate", slower)}
+    for name in ("tokenizer", "images"):
+        (tmp_path / name).symlink_to(runs / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials, "TRIALS", few)
+        patch.setattr(Probes, "of_ptbxl", probes_of)
+        patch.setattr(frozen, "FRACTIONS", {0.5: 3})
+        found = trials.run_trials(Path("whole"), tmp_path, tmp_path / "trials.json")
+    made = trials.read_trials(tmp_path / "trials.json")
+    assert [row["trial"] for row in made["rows"]] == ["random", "trial_first", "trial_rate"]
+    assert found.images.tolist() == [0, STEPS * 8, 10 * 8]
+    assert found.difference[0] == 0
+    assert found.difference.tolist() == pytest.approx((found.auroc - found.auroc[0]).tolist())
+    assert (found.draws == 3).all()
+    history = pd.read_parquet(tmp_path / "trial_rate" / "history.parquet")
+    assert made["rows"][2]["loss"] == pytest.approx(history.loss.mean())
+    table: Any = weights_tables.trial_table(made)
+    assert table.index.tolist() == ["no pretraining", "first run", "learning rate"]
+    assert table["loss (nats)"].tolist()[0] == ""
+    sentence = weights_tables.trial_sentence(made)
+    assert f"learning rate {found.auroc[2] - found.auroc[1]:+.3f}" in sentence
+    best = found.difference[1:].max()
+    assert f"({best:+.3f}" in sentence
+    assert ("**reaches**" in sentence) == (best >= 0.05)
+
+
+def test_trials_that_were_never_made_are_one_line_with_the_command(tmp_path: Path) -> None:
+    with pytest.raises(EcglibError, match="run ecglib trials --data PTBXL_DIR"):
+        trials.read_trials(tmp_path / "trials.json")
+
+
+def test_each_trial_differs_from_the_first_in_one_thing() -> None:
+    first = trials.TRIALS["trial_first"].recipe
+    for name, trial in trials.TRIALS.items():
+        ours, theirs = asdict(trial.recipe.pretraining), asdict(first.pretraining)
+        changed = {key for key in ours if ours[key] != theirs[key]} | (
+            {"tokens"} if trial.recipe.tokenizer != first.tokenizer else set()
+        )
+        assert changed == {
+            "trial_first": set(),
+            "trial_tokens": {"tokens"},
+            "trial_masks": {"mask"},
+            "trial_rate": {"learning_rate"},
+            "heartbeit_nano": {"steps", "warmup_steps"},
+        }[name]  # fmt: skip
+    assert len(trials.TRIALS) <= 6
 
 
 def test_part_of_ptbxl_and_unknown_weights_are_refused(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ LIMITS = [(0.02, 0.08, "above"), (-0.08, -0.02, "below"), (-0.01, 0.02, "level w
 @pytest.mark.parametrize(("low", "high", "said"), LIMITS)
 def test_sentence_follows_the_interval(model: Pretrained, low: float, high: float, said: str) -> None:
     made = {"commit": "abcdef0123456789", "machine": {"processor": "Some CPU"}}
-    (model.folder / "probes.json").write_text(json.dumps(made))
+    (model.folder / "probes.json").write_text(json.dumps({"probes.parquet": made}))
     found = FOUND.assign(difference_low=low, difference_high=high)
     sentence = weights_tables.probe_sentence(model, found)
     assert f"**{said}**" in sentence
