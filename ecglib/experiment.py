@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ecglib.metrics import auroc
 from ecglib.profiles import load_profile
 from ecglib.progress import track
 from ecglib.protocols import choose_step
-from ecglib.provenance import file_sha256, machine
+from ecglib.provenance import digest, file_sha256, machine
 from ecglib.results import (
     CELLS,
     ROUNDED_TO,
@@ -30,7 +31,7 @@ from ecglib.results import (
     write_results,
 )
 from ecglib.run import say
-from ecglib.study import Study, drawn_by, require_made_for, require_weights
+from ecglib.study import Study, drawn_by, open_kept, require_made_for, require_weights
 
 KINDS = {None: ("head", "finetuned"), "heads": ("head",), "finetuned": ("finetuned",)}
 SAME_SCORE, SAME_AUROC = 1e-5, 0.005  # on the machine that made a cell, and elsewhere
@@ -48,7 +49,8 @@ def run_grid(
     """Make the cells of a profile in the order of `GridSettings.all_cells`, for at most so many hours.
 
     The time is looked at before each cell. Prints what is done and what lacks; `export` keeps all that
-    exists, of whatever outcome and kind, in a folder. Raises EcglibError for what the profile or data lack.
+    exists, of whatever outcome and kind, in a folder, whose own cells are not made again. Raises EcglibError
+    for what the profile or data lack.
     """
     if only not in KINDS:
         raise EcglibError(f"only={only}: take heads or finetuned, or leave it out for both")
@@ -57,6 +59,7 @@ def run_grid(
     study = Study(profile, "05_finetuning", outcome, data)
     if export:
         attribution(profile.settings(CohortSettings).source)  # refused before the work, not after it
+    kept = _earlier(study, export) if export else None
     every = _all_cells(study)
     wanted = [c for c in every if outcome in (None, c.outcome) and c.kind in KINDS[only]]
     try:
@@ -64,10 +67,11 @@ def run_grid(
             if time.time() > deadline:
                 say(f"{hours:g} hours are over; the same command goes on from here")
                 break
-            study.predictions(cell)
+            if not kept or cell not in kept.cells:
+                study.predictions(cell)
     except KeyboardInterrupt:
         raise EcglibError("stopped by the keyboard; the same command goes on from here") from None
-    print(progress_table(study, wanted).to_string(index=False))
+    print(progress_table(study, wanted, kept).to_string(index=False))
     if export:
         n_cells = export_results(study, export)
         size = sum(path.stat().st_size for path in export.iterdir()) / 1e6
@@ -82,19 +86,23 @@ def _all_cells(study: Study) -> list[Cell]:
     return study.profile.settings(GridSettings).all_cells(study.profile.outcomes)
 
 
-def progress_table(study: Study, cells: Sequence[Cell]) -> pd.DataFrame:
-    """What is done and what lacks, one row for each outcome, kind, split and fraction."""
+def progress_table(study: Study, cells: Sequence[Cell], kept: KeptResults | None = None) -> pd.DataFrame:
+    """What is done (here or in kept results) and what lacks, by outcome, kind, split and fraction."""
     rows = []
     for cell in cells:
-        folder, estimable = study.existing(cell), study.rows(cell) is not None
-        unstable = bool(folder) and study.lack(cell) != "" and estimable
+        entry, lack = _done(study, cell, kept)
+        estimable = study.rows(cell) is not None
         labels = f"{100 * cell.fraction:g} %"
         head = {"kind": cell.kind, "outcome": cell.outcome, "split": cell.split, "labels": labels}
-        seconds = _made(folder)["seconds"] if folder else np.nan
+        seconds = entry["seconds"] if entry else np.nan
         rows.append(
             head
-            | {"cells": 1, "done": bool(folder), "lack": estimable and not folder}
-            | {"unstable": unstable, "not estimable": not estimable, "minutes each": seconds / 60}
+            | {"cells": 1, "done": bool(entry), "lack": estimable and not entry}
+            | {
+                "unstable": estimable and lack != "",
+                "not estimable": not estimable,
+                "minutes each": seconds / 60,
+            }
         )
     keys = ["kind", "outcome", "split", "labels"]
     groups = pd.DataFrame(rows).groupby(keys, sort=False)
@@ -102,14 +110,22 @@ def progress_table(study: Study, cells: Sequence[Cell]) -> pd.DataFrame:
     return table.join(groups["minutes each"].mean().round(2)).reset_index()
 
 
+def _done(study: Study, cell: Cell, kept: KeptResults | None) -> tuple[Mapping[str, Any] | None, str]:
+    """What made a cell, here or in kept results (None: nothing yet), and why it has no predictions."""
+    if folder := study.existing(cell):
+        return _made(folder), study.lack(cell)
+    if kept and cell in kept.cells:
+        return kept.cells[cell], kept.lack(cell)
+    return None, ""
+
+
 def export_results(study: Study, folder: Path) -> int:
     """Keep the results of every cell that exists in `folder`; returns how many.
 
     Cells that the folder holds and that do not exist here stay, where they are of the same data and settings.
     """
-    head = _head(study)
     cells: dict[Cell, tuple[Mapping[str, Any], pd.DataFrame | None]] = {}
-    earlier = _earlier(study, folder, head)
+    earlier = _earlier(study, folder)
     for cell in _all_cells(study):
         made = study.existing(cell)
         if made:
@@ -120,9 +136,8 @@ def export_results(study: Study, folder: Path) -> int:
             cells[cell] = (earlier.cells[cell], earlier.predictions(cell))
     if not cells:
         raise EcglibError(f"{folder}: no cell exists yet, so there is nothing to keep; make some first")
-    manifest = study.cohort.manifest.assign(usable=study.manifest["usable"])
     whose = attribution(study.profile.settings(CohortSettings).source)
-    write_results(folder, head, manifest, study.distances, cells, whose)
+    write_results(folder, _head(study), _manifest(study), study.distances, cells, whose)
     return len(cells)
 
 
@@ -136,8 +151,16 @@ def _head(study: Study) -> dict[str, Any]:
     }
 
 
-def _earlier(study: Study, folder: Path, head: Mapping[str, Any]) -> KeptResults | None:
-    """What the folder holds already, if it may stand beside what is made now."""
+def _manifest(study: Study) -> pd.DataFrame:
+    return study.cohort.manifest.assign(usable=study.manifest["usable"])
+
+
+def _earlier(study: Study, folder: Path) -> KeptResults | None:
+    """What the folder holds already, if it may stand beside what is made now: same settings, ECGs, labels.
+
+    Without the cells of other weights than the profile's. The images' hash may differ, since processors round
+    the last digits each in its way: each cell has its own.
+    """
     if not (folder / CELLS).exists():
         return None
     earlier = KeptResults.open(folder)
@@ -146,7 +169,22 @@ def _earlier(study: Study, folder: Path, head: Mapping[str, Any]) -> KeptResults
     except EcglibError as other:
         say(f"{folder}: what is there goes: {other}")
         return None
-    return earlier if earlier.head["data_hash"] == head["data_hash"] else None
+    if not same_rows(earlier.manifest, _manifest(study)):
+        say(f"{folder}: what is there goes: it is of other ECGs or labels")
+        return None
+    cells = {c: made for c, made in earlier.cells.items() if made["model"] == study.model_key(c.model)}
+    if others := len(earlier.cells) - len(cells):
+        say(f"{folder}: {others} cells go: they are of other weights")
+    return replace(earlier, cells=cells)
+
+
+def same_rows(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two tables hold the same values under the same names, whatever their types."""
+    return list(one) == list(other) and digest(_values(one)) == digest(_values(other))
+
+
+def _values(table: pd.DataFrame) -> list[list[Any]]:
+    return [[None if pd.isna(value) else value for value in table[name].tolist()] for name in table]
 
 
 def _made_by(study: Study, cell: Cell, folder: Path) -> dict[str, Any]:
@@ -170,11 +208,10 @@ def reproduce_cells(name: str, data: DataPaths, results: Path, n: int, seed: int
     must be equal to SAME_SCORE (and the rounding of kept heads); elsewhere the AUROC on test, at the step
     best on validation, to SAME_AUROC.
     """
-    kept = KeptResults.open(results)
-    cells = draw_cells(kept, n, seed)
     profile = load_profile(name)
     require_weights(profile)
-    require_made_for(kept, profile)
+    kept = open_kept(profile, results)
+    cells = draw_cells(kept, n, seed)
     with _fresh_runs():
         study = Study(profile, "05_finetuning", data=data)
         rows = [compare(cell, kept, study.predictions(cell)) for cell in cells]

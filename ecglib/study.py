@@ -98,9 +98,10 @@ def open_data(profile: Profile, data: DataPaths, kept: KeptResults | None = None
 
 
 def open_kept(profile: Profile, folder: Path) -> KeptResults:
-    """Kept results of a profile. EcglibError where they are damaged, or of other settings than its."""
+    """Kept results of a profile. EcglibError where they are damaged, or of other settings or weights."""
     kept = KeptResults.open(folder)
     require_made_for(kept, profile)
+    require_made_with(kept, profile)
     return kept
 
 
@@ -110,6 +111,18 @@ def require_made_for(kept: KeptResults, profile: Profile) -> None:
         require_equal(kept.folder, kept.head["settings"][name], value)
     kept.require_settings("finetuned", profile.settings(FinetuneSettings))
     kept.require_settings("head", profile.settings(ProbeSettings))
+
+
+def require_made_with(kept: KeptResults, profile: Profile) -> None:
+    """Raise EcglibError where kept results of HeartBEiT are of other published weights than a profile's."""
+    name = profile.settings(WeightsSettings).weights
+    ours = {load(name).key} if name else set()
+    theirs = {made["model"] for cell, made in kept.cells.items() if cell.model == "heartbeit"}
+    if name and theirs - ours:
+        raise EcglibError(
+            f"{kept.folder} keeps results of other weights: {min(theirs - ours)} there, {min(ours)} here; "
+            "make them again with `ecglib grid --export`"
+        )
 
 
 def drawn_by(profile: Profile) -> dict[str, dict[str, Any]]:
@@ -419,7 +432,7 @@ class Study:
         made_by = {
             "cell": cell,
             "settings": self.profile.settings(kind),
-            "model": self._model_key(cell.model),
+            "model": self.model_key(cell.model),
             "images": self.images.data_hash,
             "labels": self._label_hash(cell.outcome),
         }
@@ -455,7 +468,7 @@ class Study:
         return fit_head(self._features(cell), self.images, rows, labels, settings, weights)
 
     def _features(self, cell: Cell) -> np.ndarray:
-        made_by = {"model": self._model_key(cell.model), "images": self.images.data_hash, "seed": cell.seed}
+        made_by = {"model": self.model_key(cell.model), "images": self.images.data_hash, "seed": cell.seed}
 
         def make(folder: Path) -> None:
             cache_features(self.classifier(cell), self.images, folder / "features.npy")
@@ -463,7 +476,7 @@ class Study:
         folder = self._stage("features", made_by, ("ecglib.probe",), make)
         return np.load(folder / "features.npy", mmap_mode="r")
 
-    def _model_key(self, model: str) -> str:
+    def model_key(self, model: str) -> str:
         if model == "heartbeit":
             return self.weights.key if self.weights else self.encoder_folder.name
         return f"{model} {self.size}" if model == "random" else model

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -134,14 +135,14 @@ def test_published_weights_take_the_place_of_both_trainings(world: Path) -> None
 def test_other_weights_under_the_same_name_make_other_cells(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = a_study(world)._model_key("heartbeit")
+    key = a_study(world).model_key("heartbeit")
     others = tmp_path / "weights"
     shutil.copytree(world / "weights", others)
     encoder = world / "run" / "encoder.safetensors"
     publish(encoder, world / "run" / "tokenizer", others / "minute", dtype=torch.float32)
     monkeypatch.setattr(published, "WEIGHTS", others)
-    assert a_study(world)._model_key("heartbeit") != key
-    assert a_study(world)._model_key("random") == "random minute"
+    assert a_study(world).model_key("heartbeit") != key
+    assert a_study(world).model_key("random") == "random minute"
 
 
 def test_weights_that_are_not_there_or_saw_other_images_are_refused_in_one_line(world: Path) -> None:
@@ -219,6 +220,36 @@ def test_exporting_twice_gives_the_same_bytes_and_keeps_what_no_longer_exists(
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
 
 
+def test_cells_that_were_kept_on_another_machine_are_not_made_again(
+    world: Path, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    content = (kept / "cells.json").read_text()
+    data_hash = a_study(world).images.data_hash
+    (kept / "cells.json").write_text(content.replace(data_hash, "rounded otherwise"))
+    monkeypatch.setenv("ECGLIB_RUNS", str(tmp_path))
+    for fit in ("_fit_head", "_finetune"):
+        monkeypatch.setattr(Study, fit, Mock(side_effect=AssertionError("made again")))
+    experiment.run_grid(str(world / "mine.yaml"), DataPaths(), [], export=kept)
+    assert "results of 25 of" in capsys.readouterr().err
+    assert KeptResults.open(kept).head["data_hash"] == data_hash
+    assert {made["images"] for made in KeptResults.open(kept).cells.values()} == {"rounded otherwise"}
+
+
+def test_cells_of_other_weights_or_labels_do_not_stay(
+    world: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = a_study(world)
+    monkeypatch.setattr(Study, "existing", lambda self, cell: None)
+    n_random = sum(cell.model == "random" for cell in KeptResults.open(kept).cells)
+    key = study.model_key
+    monkeypatch.setattr(study, "model_key", lambda name: key(name) + " newer" * (name == "heartbeit"))
+    assert 0 < n_random < 25
+    assert experiment.export_results(study, kept) == n_random
+    study.cohort.manifest["stemi"] = 1 - study.cohort.manifest["stemi"]
+    with pytest.raises(EcglibError, match="no cell exists yet"):
+        experiment.export_results(study, kept)
+
+
 def test_a_changed_file_is_named_in_one_line(world: Path, kept: Path) -> None:
     name = "stemi-official-finetuned-random.parquet"
     content = (kept / name).read_bytes()
@@ -249,6 +280,16 @@ def test_kept_results_of_other_settings_are_not_passed_off(
     profile = load_profile(str(world / "mine.yaml"), [override])
     with pytest.raises(EcglibError, match=f"keeps results of other settings: {message}"):
         Study(profile, "05_finetuning", data=DataPaths(results=made))
+
+
+def test_kept_results_of_other_weights_are_not_passed_off(
+    world: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published.Pretrained, "key", "minute newer")
+    with pytest.raises(
+        EcglibError, match=r"keeps results of other weights: minute .* there, minute newer here"
+    ):
+        a_study(world, kept=made)
 
 
 def test_what_needs_ecgs_says_so(world: Path, made: Path) -> None:
