@@ -12,13 +12,13 @@ from ecglib.cost import TRAINING_PASSES
 from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.finetune import FinetuneSettings
 from ecglib.grid import Cell, GridSettings
+from ecglib.opening import open_data
 from ecglib.patchbook import GRID, PATCH
 from ecglib.precision import resolve_precision
 from ecglib.pretrain import PretrainSettings
 from ecglib.profiles import Profile
 from ecglib.published import WeightsSettings, load
 from ecglib.splits import assign
-from ecglib.study import open_data
 from ecglib.tokenizer import TokenizerSettings, make_networks
 
 PTBXL_RECORDS = 21_799  # where no folder is given

@@ -17,6 +17,7 @@ from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.errors import EcglibError
 from ecglib.grid import Cell, GridSettings
 from ecglib.metrics import auroc
+from ecglib.opening import drawn_by, open_kept, require_made_for, require_weights
 from ecglib.profiles import load_profile
 from ecglib.progress import track
 from ecglib.protocols import choose_step
@@ -31,7 +32,7 @@ from ecglib.results import (
     write_results,
 )
 from ecglib.run import say
-from ecglib.study import Study, drawn_by, open_kept, require_made_for, require_weights
+from ecglib.study import Study
 
 KINDS = {None: ("head", "finetuned"), "heads": ("head",), "finetuned": ("finetuned",)}
 SAME_SCORE, SAME_AUROC = 1e-5, 0.005  # on the machine that made a cell, and elsewhere

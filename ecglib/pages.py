@@ -15,9 +15,10 @@ import yaml
 from ecglib.answer import PROFILE, central_answer
 from ecglib.croissant import DESCRIPTION, MANIFEST
 from ecglib.errors import EcglibError
+from ecglib.opening import KEPT
 from ecglib.profiles import NOTEBOOKS, ROOT
 from ecglib.provenance import atomic_path
-from ecglib.study import KEPT, Study
+from ecglib.study import Study
 from ecglib.style import outcome_name
 
 RECORD = "ecglib"  # where a page's record lies in the metadata of its last output

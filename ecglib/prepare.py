@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from ecglib.datasets import DataPaths
 from ecglib.errors import EcglibError
 from ecglib.hospital import MuseFolder
+from ecglib.opening import runs_folder
 from ecglib.profiles import load_profile
 from ecglib.run import alone, say
-from ecglib.study import Study, runs_folder
+from ecglib.study import Study
 
 PROFILES = {"muse": "muse", "ptbxl": "ptbxl-tiny", "embedded": "quick"}  # by source, where none is named
 

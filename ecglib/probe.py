@@ -22,11 +22,11 @@ from torch import Tensor
 from ecglib.classifiers import Classifier
 from ecglib.errors import EcglibError
 from ecglib.finetune import (
-    INFERENCE_BATCH,
     SCORED_PARTS,
     BestOnValidation,
     Images,
     check_rows,
+    inference_batch,
     prediction_table,
 )
 from ecglib.precision import autocast, resolve_precision
@@ -82,10 +82,11 @@ def compute_features(
     """Fill `out` (n, d) with the pooled features of the images at positions `rows` (n,)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classifier.to(device).eval()
-    starts = range(0, len(rows), INFERENCE_BATCH)
+    size = inference_batch(device)
+    starts = range(0, len(rows), size)
     with torch.inference_mode(), autocast(resolve_precision(precision), device):
         for start in track(starts, f"features of {classifier.name}", unit="batch"):
-            batch = slice(start, start + INFERENCE_BATCH)
+            batch = slice(start, start + size)
             pixels = torch.from_numpy(store.pixels(rows[batch])).to(device)
             out[batch] = classifier.features(pixels).float().cpu().numpy()
 

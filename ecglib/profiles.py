@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import json
 import re
 import types
 import typing
@@ -26,6 +27,7 @@ from ecglib.labels import LabSettings
 from ecglib.metrics import ScoreSettings
 from ecglib.pretrain import PretrainSettings
 from ecglib.probe import ProbeSettings
+from ecglib.provenance import code_hash, digest
 from ecglib.published import WeightsSettings
 from ecglib.quality import QualitySettings
 from ecglib.reliability import ReliabilitySettings
@@ -220,3 +222,38 @@ def _scalar(notebook: str, setting: str, value: Any, wanted: Any) -> Any:
         return value
     names = " or ".join(kind.__name__ for kind in allowed)
     raise EcglibError(f"{notebook}.{setting}={value}: the setting is {names}; give a value of that kind")
+
+
+def page_name(notebook: str, outcome: str | None) -> str:
+    """Name of an executed notebook: `05_finetuning_stemi`."""
+    return f"{notebook}_{outcome}" if outcome else notebook
+
+
+def pages(profile: Profile, of_predictions: bool = False) -> dict[str, tuple[str, str | None]]:
+    """Every page of a profile's book that is a notebook: its name -> (notebook, outcome).
+
+    With `of_predictions`: those that can be made of kept predictions.
+    """
+    outcomes: dict[str, tuple[str | None, ...]] = {
+        notebook: profile.outcomes if entry.per_outcome else (None,)
+        for notebook, entry in NOTEBOOKS.items()
+        if entry.of_predictions or not of_predictions
+    }
+    return {page_name(n, outcome): (n, outcome) for n in outcomes for outcome in outcomes[n]}
+
+
+def page_key(profile: Profile, notebook: str, outcome: str | None, fingerprint: str) -> str:
+    """Hash of all that a page depends on: settings, data (`fingerprint`), its notebook's text, our code."""
+    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    modules = sorted(
+        path.stem for path in (ROOT / "ecglib").glob("*.py") if path.stem not in ("__init__", "cli", "fetch")
+    )
+    return digest(
+        {
+            "settings": profile.all_settings(ancestors(notebook)),
+            "outcomes": [outcome] if outcome else profile.outcomes,
+            "data": fingerprint,
+            "notebook": ["".join(cell["source"]) for cell in cells],
+            "code": {name: code_hash(f"ecglib.{name}") for name in modules},
+        }
+    )

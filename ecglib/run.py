@@ -19,9 +19,9 @@ from ecglib.croissant import write_description
 from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.errors import EcglibError
 from ecglib.estimates import estimate_steps
-from ecglib.profiles import NOTEBOOKS, ROOT, Profile, load_profile
+from ecglib.opening import open_data, require_weights, runs_folder
+from ecglib.profiles import NOTEBOOKS, ROOT, Profile, load_profile, page_key, pages
 from ecglib.provenance import atomic_path, digest, file_sha256
-from ecglib.study import open_data, page_key, pages, require_weights, runs_folder
 
 BOOK_FILES = ("book/**/*", "docs/**/*", "_config.yml", "_toc.yml")
 

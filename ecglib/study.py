@@ -8,12 +8,7 @@ ECGLIB_TABLE and ECGLIB_KEY what a hospital's own need besides. ECGLIB_RESULTS n
 """
 
 import copy
-import fcntl
-import json
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +19,8 @@ import pandas as pd
 
 from ecglib.checkpoints import COURSE, ENCODER
 from ecglib.classical import measure_cohort
-from ecglib.classifiers import Classifier, make_classifier, require_hub
-from ecglib.cohort import Cohort
-from ecglib.datasets import CohortSettings, DataPaths, open_cohort
+from ecglib.classifiers import Classifier, make_classifier
+from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.domain_shift import ShiftSettings, domain_shift, ecg_rows, natural_images
 from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings
@@ -34,18 +28,19 @@ from ecglib.finetune import FinetuneSettings, UnstableError, finetune
 from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings
 from ecglib.metrics import ScoreSettings
+from ecglib.opening import open_data, open_kept, runs_folder
 from ecglib.preprocessing import fingerprint, require_same
 from ecglib.pretrain import PretrainSettings, pretrain
 from ecglib.probe import ProbeSettings, cache_features, fit_head
-from ecglib.profiles import NOTEBOOKS, ROOT, Profile, ancestors, load_profile, meanings, word
+from ecglib.profiles import NOTEBOOKS, Profile, load_profile, meanings, page_key, page_name, word
 from ecglib.progress import track
 from ecglib.protocols import PROTOCOLS, score_or_lack
-from ecglib.provenance import atomic_path, code_hash, commit, digest, machine
-from ecglib.published import TOKENIZER_COURSE, Pretrained, WeightsSettings, find, load
+from ecglib.provenance import atomic_path, commit, digest, machine
+from ecglib.published import TOKENIZER_COURSE, Pretrained, WeightsSettings, load
 from ecglib.quality import QualitySettings
-from ecglib.results import KeptResults, require_equal
 from ecglib.shards import ImageStore, read_tokens, tokenize, write_images
 from ecglib.splits import DRAWN_BY, assign, label_fraction_rows
+from ecglib.stages import BusyError, Stages
 from ecglib.tokenizer import (
     AnyTokenizer,
     TokenizerSettings,
@@ -63,80 +58,6 @@ _DATA_WORDS = {
     "muse": ("ECGLIB_DATA=EXPORTS_DIR", "ECGLIB_TABLE=LABELS_CSV"),
 }
 LACKS_CLASS = "the label fraction has no patient of one class"
-KEPT = ROOT / "book" / "results"  # predictions that are kept with the book, by profile
-
-
-class _BusyError(Exception):
-    """Another page is making this result at the moment."""
-
-
-def runs_folder(profile: Profile, data: DataPaths | None = None) -> Path:
-    """Where a profile's results lie; pages made of kept predictions lie apart."""
-    name = f"{profile.name}-from-predictions" if data and data.results else profile.name
-    return Path(os.environ.get("ECGLIB_RUNS", ROOT / "runs")).resolve() / name
-
-
-def open_data(profile: Profile, data: DataPaths, kept: KeptResults | None = None) -> tuple[Profile, Cohort]:
-    """Open a profile's cohort; the profile comes back with the outcomes that exist there.
-
-    kept: the results that `data` names, where they are open already.
-    A hospital's table may have fewer outcomes than the profile names. Raises EcglibError where another source
-    has, and where kept predictions are of other data or were changed.
-    """
-    settings = profile.settings(CohortSettings)
-    if data.results:
-        cohort = (kept or open_kept(profile, data.results)).cohort()
-    else:
-        cohort = open_cohort(
-            settings, data.folder, table=data.table, key=data.key, cache=runs_folder(profile)
-        )
-    known = ", ".join(cohort.outcomes)
-    missing = sorted(set(profile.outcomes) - set(cohort.outcomes))
-    if len(missing) == len(profile.outcomes) or (missing and settings.source != "muse"):
-        raise EcglibError(f"outcome {missing[0]!r}: {cohort.name} has {known}; mend the profile")
-    return replace(profile, outcomes=tuple(o for o in profile.outcomes if o in cohort.outcomes)), cohort
-
-
-def open_kept(profile: Profile, folder: Path) -> KeptResults:
-    """Kept results of a profile. EcglibError where they are damaged, or of other settings or weights."""
-    kept = KeptResults.open(folder)
-    require_made_for(kept, profile)
-    require_made_with(kept, profile)
-    return kept
-
-
-def require_made_for(kept: KeptResults, profile: Profile) -> None:
-    """Raise EcglibError where kept results are of other data, images or training than a profile's."""
-    for name, value in drawn_by(profile).items():
-        require_equal(kept.folder, kept.head["settings"][name], value)
-    kept.require_settings("finetuned", profile.settings(FinetuneSettings))
-    kept.require_settings("head", profile.settings(ProbeSettings))
-
-
-def require_made_with(kept: KeptResults, profile: Profile) -> None:
-    """Raise EcglibError where kept results of HeartBEiT are of other published weights than a profile's."""
-    name = profile.settings(WeightsSettings).weights
-    ours = {load(name).key} if name else set()
-    theirs = {made["model"] for cell, made in kept.cells.items() if cell.model == "heartbeit"}
-    if name and theirs - ours:
-        raise EcglibError(
-            f"{kept.folder} keeps results of other weights: {min(theirs - ours)} there, {min(ours)} here; "
-            "make them again with `ecglib grid --export`"
-        )
-
-
-def drawn_by(profile: Profile) -> dict[str, dict[str, Any]]:
-    """The settings that decide what an ECG, its label and its image are."""
-    kinds = (CohortSettings, FilterSettings, ImageSettings, QualitySettings, ShiftSettings)
-    return {kind.__name__: asdict(profile.settings(kind)) for kind in kinds}
-
-
-def require_weights(profile: Profile) -> None:
-    """Raise EcglibError, before any work, where published weights or a hub's that a profile names lack."""
-    if name := profile.settings(WeightsSettings).weights:
-        find(name)
-    for cell in profile.settings(GridSettings).all_cells(profile.outcomes):
-        require_hub(cell.model)
 
 
 class Study:
@@ -148,12 +69,10 @@ class Study:
         self.data, self.notebook, self.outcome = data or DataPaths(), notebook, outcome
         self.folder = runs_folder(profile, self.data)
         self.started = time.time()
-        self.made: list[dict[str, Any]] = []
-        self._waits = True  # for a result that another page is making
+        self.stages = Stages(self.folder, page_name(notebook, outcome))
         self._parts: dict[str, pd.Series] = {}  # by split
         self._rows: dict[tuple, dict[str, np.ndarray] | None] = {}  # by outcome, split, fraction and draw
         self._hashes: dict[str, str] = {}  # of labels, by outcome
-        self._log({"event": "opened"})
         self.kept = open_kept(profile, self.data.results) if self.data.results else None
         self.profile, self.cohort = open_data(profile, self.data, self.kept)
         if outcome is not None and outcome not in self.profile.outcomes:
@@ -197,7 +116,8 @@ class Study:
         def make(folder: Path) -> None:
             write_images(self.cohort, filters, image, folder, quality_settings=quality)
 
-        return ImageStore.open(self._stage("images", made_by, ("ecglib.shards", "ecglib.datasets"), make))
+        folder = self.stages.make("images", made_by, ("ecglib.shards", "ecglib.datasets"), make)
+        return ImageStore.open(folder)
 
     @cached_property
     def manifest(self) -> pd.DataFrame:
@@ -228,7 +148,7 @@ class Study:
             return None
         found = load(name)
         require_same(found.metadata["preprocessing"], self.preprocessing, found.folder)
-        self._note(f"published weights {name}", "weights", found.key, True, 0)
+        self.stages.note(f"published weights {name}", "weights", found.key, True, 0)
         return found
 
     @cached_property
@@ -243,7 +163,7 @@ class Study:
             described = {"preprocessing": self.preprocessing}
             train_tokenizer(self.images, self.pretraining_rows, settings, folder, described)
 
-        self._tokenizer_folder = self._stage("tokenizer", made_by, ("ecglib.tokenizer",), make)
+        self._tokenizer_folder = self.stages.make("tokenizer", made_by, ("ecglib.tokenizer",), make)
         return load_tokenizer(self._tokenizer_folder)
 
     @cached_property
@@ -275,7 +195,7 @@ class Study:
         def make(folder: Path) -> None:
             tokenize(self.images, tokenizer.encode, folder / "tokens.npy")
 
-        folder = self._stage("tokens", made_by, ("ecglib.tokenizer",), make)
+        folder = self.stages.make("tokens", made_by, ("ecglib.tokenizer",), make)
         return read_tokens(folder / "tokens.npy", self.images.data_hash)
 
     @cached_property
@@ -297,7 +217,7 @@ class Study:
             rows = self.pretraining_rows
             pretrain(self.images, tokens, rows, vocab_size, settings, folder, metadata=described)
 
-        return self._stage("encoder", made_by, ("ecglib.pretrain",), make)
+        return self.stages.make("encoder", made_by, ("ecglib.pretrain",), make)
 
     @cached_property
     def pretraining_history(self) -> pd.DataFrame:
@@ -316,7 +236,7 @@ class Study:
             with atomic_path(folder / "measurements.parquet") as path:
                 measure_cohort(self.cohort, self.usable_rows, filters).to_parquet(path, index=False)
 
-        folder = self._stage("measurements", made_by, ("ecglib.classical", "ecglib.datasets"), make)
+        folder = self.stages.make("measurements", made_by, ("ecglib.classical", "ecglib.datasets"), make)
         return pd.read_parquet(folder / "measurements.parquet")
 
     @cached_property
@@ -406,7 +326,7 @@ class Study:
         if rows is None:
             return None
         if self.kept:
-            self._note(str(cell), "cells", digest(cell), True, 0)
+            self.stages.note(str(cell), "cells", digest(cell), True, 0)
             return self.kept.predictions(cell)
         path = self._cell_folder(cell, rows) / "predictions.parquet"
         return pd.read_parquet(path) if path.exists() else None
@@ -424,7 +344,7 @@ class Study:
     def existing(self, cell: Cell) -> Path | None:
         """The folder of a cell that was made; None where it was not yet."""
         kind, made_by, modules = self._cell_stage(cell)
-        folder = self._stage_folder(kind, made_by, modules)
+        folder = self.stages.place(kind, made_by, modules)
         return folder if (folder / "made.json").exists() else None
 
     def _cell_stage(self, cell: Cell) -> tuple[str, dict[str, Any], tuple[str, ...]]:
@@ -452,7 +372,7 @@ class Study:
             with atomic_path(folder / "predictions.parquet") as path:
                 predictions.to_parquet(path, index=False)
 
-        return self._stage(kind, made_by, modules, make, str(cell))
+        return self.stages.make(kind, made_by, modules, make, str(cell))
 
     def _label_hash(self, outcome: str) -> str:
         if outcome not in self._hashes:
@@ -473,7 +393,7 @@ class Study:
         def make(folder: Path) -> None:
             cache_features(self.classifier(cell), self.images, folder / "features.npy")
 
-        folder = self._stage("features", made_by, ("ecglib.probe",), make)
+        folder = self.stages.make("features", made_by, ("ecglib.probe",), make)
         return np.load(folder / "features.npy", mmap_mode="r")
 
     def model_key(self, model: str) -> str:
@@ -507,13 +427,13 @@ class Study:
     def _make_cells(self, outcome: str) -> None:
         """Make what lacks, first where no other page is at work: pages of several outcomes share features."""
         later = []
-        self._waits = False
+        self.stages.waits = False
         for cell in track(self.grid(outcome), f"cells of {outcome}", unit="cell"):
             try:
                 self.predictions(cell)
-            except _BusyError:
+            except BusyError:
                 later.append(cell)
-        self._waits = True
+        self.stages.waits = True
         for cell in track(later, f"more cells of {outcome}", unit="cell"):
             self.predictions(cell)
 
@@ -531,7 +451,7 @@ class Study:
     def record(self) -> dict[str, Any]:
         """All that the page's box says; call it last."""
         seconds = round(time.time() - self.started, 1)
-        self._log({"event": "closed", "seconds": seconds})
+        self.stages.log({"event": "closed", "seconds": seconds})
         return {
             "notebook": self.notebook,
             "profile": self.profile.name,
@@ -544,7 +464,7 @@ class Study:
             "commit": commit(),
             "machine": machine(),
             "wall_seconds": seconds,
-            "made": self.made,
+            "made": self.stages.made,
             "command": self.command(),
         }
 
@@ -586,91 +506,3 @@ class Study:
             for owner, settings in as_made.items()
             for name, value in asdict(settings).items()
         ]
-
-    def _stage(
-        self,
-        kind: str,
-        made_by: dict[str, Any],
-        modules: tuple[str, ...],
-        make: Callable[[Path], None],
-        name: str = "",
-    ) -> Path:
-        """The folder of a stage, made if it is not there; a stage is there once its `made.json` is."""
-        folder, started = self._stage_folder(kind, made_by, modules), time.time()
-        record = folder / "made.json"
-        reused = record.exists()
-        if not reused:
-            with self._alone(folder):
-                reused = record.exists()  # where another page was at work on it
-                if not reused:
-                    make(folder)
-                    made = {**made_by, "commit": commit(), "machine": machine()}
-                    made["seconds"] = time.time() - started
-                    with atomic_path(record) as path:
-                        path.write_text(json.dumps(made, default=asdict, indent=1), encoding="utf-8")
-        self._note(name or kind, kind, folder.name, reused, time.time() - started)
-        return folder
-
-    def _stage_folder(self, kind: str, made_by: dict[str, Any], modules: tuple[str, ...]) -> Path:
-        key = digest({**made_by, "code": [code_hash(module) for module in modules]})
-        return self.folder / kind / key
-
-    @contextmanager
-    def _alone(self, folder: Path) -> Iterator[None]:
-        """Hold a stage's lock, which the system takes back from a killed process."""
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "lock", "w", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | (0 if self._waits else fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise _BusyError from None
-            yield
-
-    def _note(self, name: str, kind: str, key: str, reused: bool, seconds: float) -> None:
-        if any(entry["key"] == key for entry in self.made):
-            return
-        entry = {"name": name, "kind": kind, "key": key, "reused": reused, "seconds": round(seconds, 1)}
-        self.made.append(entry)
-        self._log({"event": "reused" if reused else "made", **entry})
-
-    def _log(self, entry: dict[str, Any]) -> None:
-        """Tell `ecglib run`, which follows the ledger, what happens."""
-        page = page_name(self.notebook, self.outcome)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "ledger.jsonl", "a", encoding="utf-8") as ledger:
-            ledger.write(json.dumps({"time": time.time(), "page": page, **entry}) + "\n")
-
-
-def page_name(notebook: str, outcome: str | None) -> str:
-    """Name of an executed notebook: `05_finetuning_stemi`."""
-    return f"{notebook}_{outcome}" if outcome else notebook
-
-
-def pages(profile: Profile, of_predictions: bool = False) -> dict[str, tuple[str, str | None]]:
-    """Every page of a profile's book that is a notebook: its name -> (notebook, outcome).
-
-    With `of_predictions`: those that can be made of kept predictions.
-    """
-    outcomes: dict[str, tuple[str | None, ...]] = {
-        notebook: profile.outcomes if entry.per_outcome else (None,)
-        for notebook, entry in NOTEBOOKS.items()
-        if entry.of_predictions or not of_predictions
-    }
-    return {page_name(n, outcome): (n, outcome) for n in outcomes for outcome in outcomes[n]}
-
-
-def page_key(profile: Profile, notebook: str, outcome: str | None, fingerprint: str) -> str:
-    """Hash of all that a page depends on; see `Study.page_key`."""
-    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
-    modules = sorted(
-        path.stem for path in (ROOT / "ecglib").glob("*.py") if path.stem not in ("__init__", "cli", "fetch")
-    )
-    return digest(
-        {
-            "settings": profile.all_settings(ancestors(notebook)),
-            "outcomes": [outcome] if outcome else profile.outcomes,
-            "data": fingerprint,
-            "notebook": ["".join(cell["source"]) for cell in cells],
-            "code": {name: code_hash(f"ecglib.{name}") for name in modules},
-        }
-    )

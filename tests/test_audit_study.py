@@ -71,7 +71,7 @@ def test_a_study_measures_its_ecgs_once(study: Study) -> None:
     again = Study(study.profile, "11_audit")
     again.folder = study.folder
     assert again.measurements.equals(study.measurements)
-    assert next(entry for entry in again.made if entry["kind"] == "measurements")["reused"]
+    assert next(entry for entry in again.stages.made if entry["kind"] == "measurements")["reused"]
 
 
 def test_trees_are_scored_at_every_fraction_of_the_grid_by_both_protocols(study: Study) -> None:

@@ -21,7 +21,7 @@ from ecglib import pages
 from ecglib.classifiers import PHOTO_MODELS
 from ecglib.errors import EcglibError
 from ecglib.profiles import NOTEBOOKS, PROFILES, load_profile
-from ecglib.study import pages as pages_of
+from ecglib.profiles import pages as pages_of
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "0123456789abcdef"

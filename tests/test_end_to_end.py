@@ -17,9 +17,8 @@ import pytest
 from ecglib.checkpoints import read_checkpoint
 from ecglib.datasets import CohortSettings, open_cohort
 from ecglib.preprocessing import fingerprint
-from ecglib.profiles import ROOT, load_profile
+from ecglib.profiles import ROOT, load_profile, pages
 from ecglib.published import load, publish
-from ecglib.study import pages
 from ecglib.tokenizer import load_tokenizer
 
 BIN = Path(sys.executable).parent

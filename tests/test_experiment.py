@@ -27,13 +27,14 @@ from ecglib.errors import EcglibError
 from ecglib.finetune import UnstableError, finetune
 from ecglib.grid import Cell
 from ecglib.metrics import ScoreSettings
+from ecglib.opening import require_weights
 from ecglib.preprocessing import fingerprint
 from ecglib.pretrain import PretrainSettings
 from ecglib.profiles import ROOT, load_profile
 from ecglib.protocols import choose_step
 from ecglib.published import publish
 from ecglib.results import ROUNDED_TO, ROUNDED_TO_RANGE, KeptResults, read_by_protocols, rounded
-from ecglib.study import LACKS_CLASS, Study, require_weights
+from ecglib.study import LACKS_CLASS, Study
 from ecglib.tokenizer import Tokenizer, TokenizerSettings, load_tokenizer, make_networks
 
 PROFILE = """\
@@ -124,7 +125,7 @@ def test_published_weights_take_the_place_of_both_trainings(world: Path) -> None
     of_box = {p["name"]: (p["value"], p["set_by"]) for p in study._parameters()}
     assert of_box["steps"] == (7, "weights")
     assert of_box["mask"] == ("uniform", "weights")
-    assert [entry["kind"] for entry in study.made] == ["weights"]
+    assert [entry["kind"] for entry in study.stages.made] == ["weights"]
     sentence = tables.weights_sentence(study.weights)
     assert "`minute`, made on 20" in sentence
     assert "at commit `abc123` by `ecglib pretrain minute --data PTBXL_DIR`" in sentence

@@ -157,8 +157,8 @@ def test_probes_are_kept_beside_the_weights_and_made_again_for_other_weights_alo
         patch.setattr(Probes, "of_ptbxl", probes_of)
         for table in ("compare", "by_layer"):
             patch.setattr(Probes, table, make)
-        for _ in range(2):
-            found = probe_weights(NAME, Path("whole"), runs, tmp_path)
+        probe_weights(NAME, Path("whole"), runs, tmp_path)
+        found = probe_weights(NAME, Path("whole"), runs, tmp_path)
         assert found.auroc.tolist() == [0.7]
         assert make.call_count == 2, "one call a table"
         made = json.loads((tmp_path / NAME / "probes.json").read_text(encoding="utf-8"))

@@ -34,7 +34,7 @@ def test_a_result_that_another_page_is_making_is_waited_for_and_reused(pages: tu
         made.append(folder)
 
     def ask(study: Study) -> Path:
-        return study._stage("features", {"model": "random"}, ("ecglib.errors",), make_slowly)
+        return study.stages.make("features", {"model": "random"}, ("ecglib.errors",), make_slowly)
 
     threads = [threading.Thread(target=ask, args=(study,)) for study in (first, second)]
     threads[0].start()
@@ -46,7 +46,7 @@ def test_a_result_that_another_page_is_making_is_waited_for_and_reused(pages: tu
     for thread in threads:
         thread.join(10)
     assert len(made) == 1
-    assert [study.made[0]["reused"] for study in (first, second)] == [False, True]
+    assert [study.stages.made[0]["reused"] for study in (first, second)] == [False, True]
 
 
 def test_cells_whose_features_another_page_is_making_come_last(
@@ -54,7 +54,7 @@ def test_cells_whose_features_another_page_is_making_come_last(
 ) -> None:
     study, other = pages
     asked: list[str] = []
-    busy = other._alone(study.folder / "busy")
+    busy = other.stages.alone(study.folder / "busy")
     busy.__enter__()
 
     def predict(cell: object) -> None:
@@ -62,7 +62,7 @@ def test_cells_whose_features_another_page_is_making_come_last(
         if cell == "heads":
             if asked.count("heads") == 2:
                 busy.__exit__(None, None, None)
-            with study._alone(study.folder / "busy"):
+            with study.stages.alone(study.folder / "busy"):
                 pass
 
     monkeypatch.setattr(study, "grid", lambda outcome: ["heads", "finetuned"])
