@@ -4,6 +4,7 @@ Logistic regression over a path of regularisation strengths stands in for the sc
 that one table, one way of choosing and one way of scoring serve both kinds of cell.
 """
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from ecglib.classifiers import Classifier
@@ -188,9 +190,16 @@ def _heads(x: np.ndarray, y: np.ndarray, settings: ProbeSettings) -> Iterator[tu
     standardised = (x - mean) / spread
     model = LogisticRegression(max_iter=settings.head_iterations, warm_start=True)
     for strength in settings.head_c:
-        model.set_params(C=strength).fit(standardised, y)
+        with _blas().limit(limits=1):
+            model.set_params(C=strength).fit(standardised, y)
         weight = np.ravel(model.coef_) / spread
         yield weight, float(np.ravel(model.intercept_)[0] - weight @ mean)
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    """The linear algebra of a head: with several threads a small one takes four times as long."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def two_neurons(weight: np.ndarray, bias: float) -> dict[str, Tensor]:
