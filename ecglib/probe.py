@@ -99,20 +99,22 @@ def features_by_layer(
     """What a transformer's patches hold on average after each block: float32 (depth, n rows, width)."""
     blocks: Any = classifier.backbone.blocks
     found = np.empty((len(blocks), len(rows), classifier.head.in_features), np.float32)
-    seen: list[np.ndarray] = []
+    done = [0] * len(blocks)
+
+    # Copied at once: small arrays that stay between large ones keep memory from going back to the system.
+    def look(layer: int, _block: Any, _inputs: Any, tokens: Tensor) -> None:
+        mean = tokens[:, 1:].float().mean(1)
+        found[layer, done[layer] : done[layer] + len(mean)] = mean.cpu()
+        done[layer] += len(mean)
+
     hooks = [
-        block.register_forward_hook(
-            lambda _block, _inputs, tokens: seen.append(tokens[:, 1:].float().mean(1).cpu().numpy())
-        )
-        for block in blocks
+        block.register_forward_hook(functools.partial(look, layer)) for layer, block in enumerate(blocks)
     ]
     try:
         compute_features(classifier, store, rows, np.empty(found.shape[1:], np.float32), precision)
     finally:
         for hook in hooks:
             hook.remove()
-    for layer, layers_of_batches in enumerate(found):
-        np.concatenate(seen[layer :: len(blocks)], out=layers_of_batches)
     return found
 
 
