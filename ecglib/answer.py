@@ -21,7 +21,10 @@ from ecglib.style import model_name, outcome_name
 PROFILE = "ptbxl-tiny"
 OURS, UNTRAINED = "heartbeit", "random"
 SPLIT, PART = "official", "test"
-HOW = {"finetuned": "fine-tuned", "head": "a linear head on its frozen features"}
+HOW = {
+    "finetuned": "fine-tuned",
+    "head": "a linear head on its frozen features (fine-tuned networks are not among the kept results yet)",
+}
 NO_ANSWER = (
     "**The central claim** (with few labels, pretraining on ECGs beats pretraining on photographs) has no "
     f"answer yet: no results of profile `{PROFILE}` are kept with this book. "

@@ -17,7 +17,8 @@ from ecglib.croissant import DESCRIPTION, MANIFEST
 from ecglib.errors import EcglibError
 from ecglib.opening import KEPT
 from ecglib.profiles import NOTEBOOKS, ROOT
-from ecglib.provenance import atomic_path
+from ecglib.provenance import atomic_path, code_hash, digest
+from ecglib.results import CELLS, KeptResults
 from ecglib.study import Study
 from ecglib.style import outcome_name
 
@@ -139,10 +140,23 @@ def assemble(plan: dict[str, Any], destination: Path) -> None:
         _lay_out(Path(entry["executed"]), executed / f"{page}.ipynb", records[page])
     keys = {page: entry["key"] for page, entry in plan["pages"].items()}
     (executed / "keys.json").write_text(json.dumps(keys), encoding="utf-8")
-    (destination / "book" / "answer.md").write_text(central_answer(KEPT / PROFILE), encoding="utf-8")
+    (destination / "book" / "answer.md").write_text(_answer(destination.parent), encoding="utf-8")
     (destination / "book" / "this_run.md").write_text(_this_run(plan, records), encoding="utf-8")
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     (destination / "_toc.yml").write_text(yaml.safe_dump(fit_toc(toc, plan["pages"]), sort_keys=False))
+
+
+def _answer(cache: Path) -> str:
+    """What the kept results say of the central claim: bootstrapped once for each state of them."""
+    folder = KEPT / PROFILE
+    if not (folder / CELLS).exists():
+        return central_answer(folder)
+    key = digest([KeptResults.open(folder).fingerprint, code_hash("ecglib.answer")])
+    path = cache / "answers" / f"{key}.md"
+    if not path.exists():
+        with atomic_path(path) as partial:
+            partial.write_text(central_answer(folder), encoding="utf-8")
+    return path.read_text(encoding="utf-8")
 
 
 def _without_links(text: str, pages: Iterable[str]) -> str:

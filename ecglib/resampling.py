@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ecglib.intervals import percentile
-from ecglib.metrics import METRICS, ScoreSettings, bootstrap, patient_draws, point_scores
+from ecglib.metrics import METRICS, ScoreSettings, bootstrap, bootstrap_steps, patient_draws, point_scores
 
 
 def record_weights(y_true: np.ndarray, groups: np.ndarray, settings: ScoreSettings) -> np.ndarray:
@@ -35,8 +35,9 @@ def mean_auroc_draws(
     y_true: np.ndarray, scores: Sequence[np.ndarray], groups: np.ndarray, settings: ScoreSettings
 ) -> np.ndarray:
     """Mean AUROC over several models' scores (n,) of the same records, for each draw of the patients."""
-    options = {"n_draws": settings.n_draws, "seed": settings.seed}
-    return np.mean([bootstrap(y_true, score, groups, **options).auroc for score in scores], axis=0)
+    rng = np.random.default_rng(settings.seed)
+    auroc, _ = bootstrap_steps(y_true, np.stack(scores), groups, settings.n_draws, rng)
+    return auroc[:, 1:].mean(axis=0)
 
 
 def spread(values: np.ndarray, settings: ScoreSettings) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,8 @@ import pytest
 from predicted import cell
 from sklearn.metrics import roc_auc_score
 
-from ecglib.answer import NO_ANSWER, central_answer
+from ecglib import pages
+from ecglib.answer import NO_ANSWER, PROFILE, central_answer
 from ecglib.errors import EcglibError
 from ecglib.grid import Cell, Kind
 from ecglib.metrics import ScoreSettings
@@ -81,6 +83,18 @@ def test_the_interval_decides(tmp_path: Path, ours: float, theirs: float, verdic
 def test_heads_answer_where_nothing_was_fine_tuned(tmp_path: Path) -> None:
     keep(tmp_path, dict.fromkeys(MODELS, 1.0), kind="head")
     assert "a linear head on its frozen features" in central_answer(tmp_path, SETTINGS)
+
+
+def test_a_book_asks_once_for_each_state_of_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(pages, "central_answer", Mock(side_effect=["none", "one", "another"]))
+    assert pages._answer(tmp_path) == "none"
+    keep(tmp_path / "kept" / PROFILE, dict.fromkeys(MODELS, 1.0))
+    assert [pages._answer(tmp_path), pages._answer(tmp_path)] == ["one", "one"]
+    keep(tmp_path / "kept" / PROFILE, dict.fromkeys(MODELS, 2.0))
+    assert pages._answer(tmp_path) == "another"
 
 
 def test_without_results_or_without_a_model_there_is_no_answer(tmp_path: Path) -> None:
