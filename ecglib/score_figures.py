@@ -234,7 +234,7 @@ def _panels(
     figure = new_plot(height * lines, 7.5 if columns == 2 else 5.2)
     axes = list(np.ravel(figure.subplots(lines, columns, sharex=sharex, sharey=True, squeeze=False)))
     if not keys:
-        axes[0].set(xlabel=xlabel, ylabel=ylabel, title="Nothing is estimable here")
+        axes[0].set(xlabel=xlabel, ylabel=ylabel, title="No scores: not run yet, or not estimable")
         return figure, []
     several = len({split for split, _ in keys}) > 1
     for ax, (split, part) in zip(axes, keys, strict=False):

@@ -43,20 +43,31 @@ GAIN_COLUMNS = ("kind", "split", "model", "fraction", *OPTIMISM_COLUMNS)
 def training_table(
     cells: Sequence[Cell], rows_of: Callable[[Cell], Mapping[str, np.ndarray] | None], labels: np.ndarray
 ) -> Table:
-    """What each label fraction holds: ECGs for training and how many have the outcome.
+    """What each label fraction holds, over its draws: ECGs for training and how many have the outcome.
 
     `rows_of` is `study.rows`, `labels` 0/1 for each row of the manifest.
     """
-    draws = sorted({(cell.split, cell.fraction, cell.draw): cell for cell in cells}.items())
+    draws: dict[tuple[str, float], dict[int, Cell]] = {}
+    for cell in sorted(cells):
+        draws.setdefault((cell.split, cell.fraction), {})[cell.draw] = cell
     found = []
-    for (split, fraction, draw), cell in draws:
-        rows = rows_of(cell)
-        train = np.array([], int) if rows is None else rows["train"]
-        counts = [NOT_ESTIMABLE] * 2 if rows is None else [f"{len(train):,}", f"{labels[train].sum():,}"]
+    for (split, fraction), of_draws in sorted(draws.items()):
+        drawn = [rows["train"] for cell in of_draws.values() if (rows := rows_of(cell)) is not None]
+        lacking = len(of_draws) - len(drawn)
+        lack = f"; {lacking} {NOT_ESTIMABLE}" if drawn and lacking else ""
+        counts = [_least_to_most(map(len, drawn)) + lack]
+        counts.append(_least_to_most(int(labels[train].sum()) for train in drawn) + lack)
         drawn_by = DRAWN_BY[split].removesuffix("_id")
-        found.append((split, f"{100 * fraction:g} %", draw, drawn_by, *counts))
-    columns = ["split", "labels", "draw", "drawn by", "training ECGs", "with the outcome"]
-    return Table(pd.DataFrame(found, columns=pd.Index(columns)).set_index(columns[:3]))
+        found.append((split, f"{100 * fraction:g} %", len(of_draws), drawn_by, *counts))
+    columns = ["split", "labels", "draws", "drawn by", "training ECGs", "with the outcome"]
+    return Table(pd.DataFrame(found, columns=pd.Index(columns)).set_index(columns[:2]))
+
+
+def _least_to_most(counts: Iterable[int]) -> str:
+    known = sorted(counts)
+    if not known:
+        return NOT_ESTIMABLE
+    return f"{known[0]:,}" if known[0] == known[-1] else f"{known[0]:,}-{known[-1]:,}"
 
 
 def differences(
@@ -307,7 +318,7 @@ def length_sentence(
             steps, batch = settings.total_steps(n), min(settings.batch_size, n)
             words = f"{steps:,} steps ({steps * batch / n:.1f} passes) at {100 * cell.fraction:g} %"
             lengths.setdefault((cell.split, cell.fraction), f"{words} of {cell.split}")
-    told = "; ".join(text for _, text in sorted(lengths.items())) or "no cell is estimable"
+    told = "; ".join(text for _, text in sorted(lengths.items())) or "none was run yet, or none is estimable"
     return f"Every network learns for at most {' and '.join(limits)}: {told}. The paper's takes 30 passes."
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ecglib.checkpoints import ENCODER
 from ecglib.errors import EcglibError
-from ecglib.published import PROBES, PROBES_MADE, Pretrained, training_hours
+from ecglib.published import LAYERS, PROBES, PROBES_MADE, Pretrained, training_hours
 from ecglib.style import Table, model_name, outcome_name
 from ecglib.tokenizer import FILE_NAME
 
@@ -76,15 +76,20 @@ def probe_table(found: pd.DataFrame) -> Table:
     return Table(pd.DataFrame(columns, index))
 
 
-def layer_sentence(layers: pd.DataFrame) -> str:
+def layer_sentence(model: Pretrained, layers: pd.DataFrame) -> str:
     """Which layer of each network knows most, beside its last one."""
 
-    def said(model: str) -> str:
-        rows: Any = layers.loc[layers.model == model]
+    def said(name: str) -> str:
+        rows: Any = layers.loc[layers.model == name]
         best, end = rows.loc[rows.auroc.idxmax()], rows.auroc.iloc[-1]
-        return f"{model_name(model)}: most after block {best.layer} ({best.auroc:.3f}), {end:.3f} at the end"
+        return f"{model_name(name)}: most after block {best.layer} ({best.auroc:.3f}), {end:.3f} at the end"
 
-    return "; ".join(map(said, dict.fromkeys(layers.model))) + "."
+    return f"{'; '.join(map(said, dict.fromkeys(layers.model)))}. {_made(model, LAYERS)}"
+
+
+def _made(model: Pretrained, name: str) -> str:
+    made = json.loads((model.folder / PROBES_MADE).read_text(encoding="utf-8"))[name]
+    return f"Made at commit `{made['commit'][:12]}` on {made['machine']['processor']}."
 
 
 def trial_table(made: Mapping[str, Any]) -> Table:
@@ -135,10 +140,8 @@ def probe_sentence(model: Pretrained, found: pd.DataFrame) -> str:
     few = found.loc[(found.outcome == "mi_any") & (found.fraction < 1) & (found.model == "heartbeit")]
     row: Any = few.to_dict("records")[0]
     said = "above" if row["difference_low"] > 0 else "below" if row["difference_high"] < 0 else "level with"
-    made = json.loads((model.folder / PROBES_MADE).read_text(encoding="utf-8"))[PROBES]
     return (
         f"With {row['n_labels']:.0f} labels of any infarction the features of `{model.name}` are **{said}** "
         f"those of random weights: {_difference(row)} AUROC on the {row['n']:,} ECGs of fold 9 "
-        f"({row['n_positive']:,} with infarction). Made at commit `{made['commit'][:12]}` on "
-        f"{made['machine']['processor']}."
+        f"({row['n_positive']:,} with infarction). {_made(model, PROBES)}"
     )

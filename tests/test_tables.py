@@ -333,13 +333,21 @@ def test_what_is_not_estimable_is_named_once() -> None:
 
 
 def test_training_table_counts_records_and_outcomes() -> None:
-    cells = [replace(CELL, fraction=0.5), CELL, replace(CELL, model="random")]
-    rows = {0.5: None, 1.0: {"train": np.array([0, 2, 3])}}
-    table: Any = score_tables.training_table(cells, lambda cell: rows[cell.fraction], np.array([1, 1, 1, 0]))
-    assert table["training ECGs"].tolist() == ["not estimable", "3"]
-    assert table.index.get_level_values("split").tolist() == ["official"] * 2
-    assert table["drawn by"].tolist() == ["patient"] * 2
-    assert table["with the outcome"].tolist() == ["not estimable", "2"]
+    cells = [replace(CELL, fraction=0.5, draw=draw) for draw in (0, 1)]
+    cells += [replace(CELL, fraction=0.8, draw=draw) for draw in (0, 1, 2)]
+    cells += [CELL, replace(CELL, model="random")]
+    train = {(0.8, 0): [0, 2], (0.8, 1): [0, 2, 3], (1.0, CELL.draw): [0, 2, 3]}
+
+    def rows(cell: Cell) -> dict[str, np.ndarray] | None:
+        known = train.get((cell.fraction, cell.draw))
+        return None if known is None else {"train": np.array(known)}
+
+    table: Any = score_tables.training_table(cells, rows, np.array([1, 1, 1, 0]))
+    assert table["draws"].tolist() == [2, 3, 1]
+    assert table["training ECGs"].tolist() == ["not estimable", "2-3; 1 not estimable", "3"]
+    assert table.index.get_level_values("split").tolist() == ["official"] * 3
+    assert table["drawn by"].tolist() == ["patient"] * 3
+    assert table["with the outcome"].tolist() == ["not estimable", "2; 1 not estimable", "2"]
 
 
 def predictions(seed: int) -> pd.DataFrame:

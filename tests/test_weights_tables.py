@@ -127,8 +127,11 @@ LAYERS = pd.DataFrame(
 )
 
 
-def test_the_layer_that_knows_most_is_named_beside_the_last() -> None:
-    said = weights_tables.layer_sentence(LAYERS)
+def test_the_layer_that_knows_most_is_named_beside_the_last(model: Pretrained) -> None:
+    made = {"layers.parquet": {"commit": "abcdef0123456789", "machine": {"processor": "Some CPU"}}}
+    (model.folder / "probes.json").write_text(json.dumps(made))
+    said = weights_tables.layer_sentence(model, LAYERS)
+    assert said.endswith("Made at commit `abcdef012345` on Some CPU.")
     assert "HeartBEiT: most after block 2 (0.780), 0.750 at the end" in said
     assert "most after block 1 (0.740), 0.720 at the end" in said
 
