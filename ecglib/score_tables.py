@@ -206,13 +206,14 @@ def _in_order(
 def step_gains(
     cells: Sequence[Cell], predictions_of: Callable[[Cell], pd.DataFrame | None], settings: ScoreSettings
 ) -> pd.DataFrame:
-    """What the paper's choice of the step adds, in the mean over a model's cells at a fraction.
+    """What the paper's choice of the step adds, in the mean over a model's fine-tuned cells at a fraction.
 
-    One row for each kind, split, model, fraction, part and metric: `comparisons.optimism` with these.
+    One row for each split, model, fraction, part and metric: `comparisons.optimism` with these and the kind.
+    Heads have no steps of training, and not all of their strengths' scores are kept with the book.
     """
     groups: dict[tuple, list[pd.DataFrame]] = {}
     for cell in cells:
-        if (predictions := predictions_of(cell)) is not None:
+        if cell.kind == "finetuned" and (predictions := predictions_of(cell)) is not None:
             groups.setdefault((cell.kind, cell.split, cell.model, cell.fraction), []).append(predictions)
     found = [
         optimism(tables, settings).assign(

@@ -437,6 +437,8 @@ def test_step_gains_are_means_over_a_models_cells_at_a_fraction() -> None:
     assert table["paper's minus honest"][0] == f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f})"
     nothing = score_tables.step_gains(cells, lambda cell: None, bootstrap)
     assert score_tables.step_gain_table(nothing).empty
+    heads = [replace(cell, kind="head") for cell in cells]
+    assert score_tables.step_gains(heads, lambda cell: stepped(0), bootstrap).empty
 
 
 def test_agreement_table_compares_the_limits_of_the_same_cells() -> None:
