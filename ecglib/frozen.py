@@ -174,13 +174,14 @@ def probe_weights(name: str, data: Path, runs: Path, weights: Path | None = None
     made = read_probes_made(model)
     images = draw_corpus(data, runs / "images").sources[0].images
     probes = Probes.of_ptbxl(images, data, runs / "features")
+    here = {"commit": commit(), "machine": machine()}  # before a table is added to the working tree
     for file, make in {PROBES: probes.compare, LAYERS: probes.by_layer}.items():
         if file in made:
             continue
         started = time.time()
         with atomic_path(model.folder / file) as path:
             make(model).to_parquet(path, index=False)
-        made[file] = {"data_hash": images.data_hash, "commit": commit(), "machine": machine()}
+        made[file] = {"data_hash": images.data_hash, **here}
         made[file] |= {
             "seconds": round(time.time() - started),
             "weights_sha256": model.metadata["weights_sha256"],

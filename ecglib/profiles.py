@@ -28,7 +28,7 @@ from ecglib.metrics import ScoreSettings
 from ecglib.pretrain import PretrainSettings
 from ecglib.probe import ProbeSettings
 from ecglib.provenance import code_hash, digest
-from ecglib.published import WeightsSettings
+from ecglib.published import ShownWeights, WeightsSettings
 from ecglib.quality import QualitySettings
 from ecglib.reliability import ReliabilitySettings
 from ecglib.saliency import SaliencySettings
@@ -62,6 +62,7 @@ NOTEBOOKS = {
     # Published weights are a tokenizer and an encoder: the first page that takes them names them.
     "03_tokens": Notebook((WeightsSettings, TokenizerSettings), reads=("02_preprocessing",), all_cores=True),
     "04_pretraining": Notebook((PretrainSettings,), reads=("03_tokens",), all_cores=True),
+    "13_weights": Notebook((ShownWeights,), uses=("01_cohorts",)),
     "05_finetuning": Notebook(
         (GridSettings, FinetuneSettings, ProbeSettings, ScoreSettings),
         reads=("04_pretraining",),

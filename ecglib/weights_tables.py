@@ -140,8 +140,10 @@ def probe_sentence(model: Pretrained, found: pd.DataFrame) -> str:
     few = found.loc[(found.outcome == "mi_any") & (found.fraction < 1) & (found.model == "heartbeit")]
     row: Any = few.to_dict("records")[0]
     said = "above" if row["difference_low"] > 0 else "below" if row["difference_high"] < 0 else "level with"
+    aim = "reached" if row["difference"] >= TARGET else "missed"
     return (
         f"With {row['n_labels']:.0f} labels of any infarction the features of `{model.name}` are **{said}** "
         f"those of random weights: {_difference(row)} AUROC on the {row['n']:,} ECGs of fold 9 "
-        f"({row['n_positive']:,} with infarction). {_made(model, PROBES)}"
+        f"({row['n_positive']:,} with infarction). The aim of +{TARGET:.2f} was **{aim}**. "
+        f"{_made(model, PROBES)}"
     )

@@ -101,8 +101,9 @@ LIMITS = [(0.02, 0.08, "above"), (-0.08, -0.02, "below"), (-0.01, 0.02, "level w
 def test_sentence_follows_the_interval(model: Pretrained, low: float, high: float, said: str) -> None:
     made = {"commit": "abcdef0123456789", "machine": {"processor": "Some CPU"}}
     (model.folder / "probes.json").write_text(json.dumps({"probes.parquet": made}))
-    found = FOUND.assign(difference_low=low, difference_high=high)
+    found = FOUND.assign(difference_low=low, difference_high=high, difference=(low + high) / 2)
     sentence = weights_tables.probe_sentence(model, found)
+    assert f"The aim of +0.05 was **{'reached' if low > 0 else 'missed'}**" in sentence
     assert f"**{said}**" in sentence
     assert all(
         fact in sentence for fact in ("174 labels", "2,183 ECGs", "540 with", "abcdef012345", "Some CPU")
