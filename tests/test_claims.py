@@ -389,8 +389,8 @@ def test_only_the_protocol_split_and_kind_asked_for_are_judged():
     scores = pd.concat([score(0.5, 0.4, 0.6), *rows])
     assert verdict(VALUE, scores=scores)["ours"] == 0.5
     assert verdict(VALUE, scores=scores, kind="head")["verdict"] == "reproduced"
-    with pytest.raises(EcglibError, match="no head score of split seed42 under protocol paper"):
-        verdict(VALUE, scores=scores, kind="head", split="seed42", protocol="paper")
+    never = verdict(VALUE, scores=scores, kind="head", split="seed42", protocol="paper")
+    assert never["verdict"] == "not testable here", "part of a grid may lack a kind of cell"
 
 
 def test_distances_are_judged_by_their_interval_and_name_the_stand_in():
