@@ -2,7 +2,8 @@
 
 Prints processor times, so that waiting for other processes does not count, and two ratios: against matplotlib
 as it is mostly used, a new figure for each ECG, and at its best, one figure whose lines are moved. Then the
-whole way from a record's files to its image. Without --data the ECGs are made up: Gaussian waves and noise.
+whole way from a record's files to its image, and judging a record's faults. Without --data the ECGs are made
+up: Gaussian waves and noise.
 Run: python benchmarks/drawing.py [--data PTBXL_DIR] [--rate 100|500] [--records N]
 """
 
@@ -20,6 +21,7 @@ from PIL import Image
 from ecglib.errors import EcglibError
 from ecglib.filtering import preprocess
 from ecglib.image import ImageSettings, draw, lead_time_to_pixel, paper_png
+from ecglib.quality import QualitySettings, faults
 from ecglib.records import LEADS_8, LEADS_12, derive_limb_leads, read_wfdb
 
 PAPER = ImageSettings(size=1000)
@@ -110,9 +112,10 @@ def report(headers: list[Path], source: str) -> None:
         (peer.draw_anew, waveforms),
         (peer.draw_again, waveforms),
         (lambda header: draw(prepare(header)), headers),
+        (lambda record: faults(record, QualitySettings()), [read_wfdb(header) for header in headers]),
     ]
     times = [[processor_ms(way, items[ecg]) for way, items in ways] for ecg in range(len(headers))]
-    ours, paper, anew, again, whole = np.median(times, axis=0)
+    ours, paper, anew, again, whole, judging = np.median(times, axis=0)
     alike = np.corrcoef(draw(waveforms[0]).ravel(), peer.draw_anew(waveforms[0])[:, :, 0].ravel())[0, 1]
     print(f"{len(headers)} {source}; milliseconds of one core, median")
     print(f"ecglib, straight to 224 x 224                        {ours:7.2f}")
@@ -120,6 +123,7 @@ def report(headers: list[Path], source: str) -> None:
     print(f"matplotlib 1000 x 1000 + PIL resize, a figure each   {anew:7.2f}   ratio {anew / ours:.0f}")
     print(f"matplotlib 1000 x 1000 + PIL resize, one figure      {again:7.2f}   ratio {again / ours:.0f}")
     print(f"ecglib, from files to 224 x 224 image                {whole:7.2f}   (limit 4)")
+    print(f"ecglib, judging a record's faults                    {judging:7.2f}   (limit 0.3)")
     print(f"correlation of both small pictures of the first ECG  {alike:7.3f}")
 
 

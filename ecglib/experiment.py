@@ -74,7 +74,7 @@ def run_grid(
         raise EcglibError("stopped by the keyboard; the same command goes on from here") from None
     print(progress_table(study, wanted, kept).to_string(index=False))
     if export:
-        n_cells = export_results(study, export)
+        n_cells = _export(study, export, kept)
         size = sum(path.stat().st_size for path in export.iterdir()) / 1e6
         say(f"{export}: results of {n_cells} of {len(every)} cells kept, {size:.1f} MB")
 
@@ -125,8 +125,11 @@ def export_results(study: Study, folder: Path) -> int:
 
     Cells that the folder holds and that do not exist here stay, where they are of the same data and settings.
     """
+    return _export(study, folder, _earlier(study, folder))
+
+
+def _export(study: Study, folder: Path, earlier: KeptResults | None) -> int:
     cells: dict[Cell, tuple[Mapping[str, Any], pd.DataFrame | None]] = {}
-    earlier = _earlier(study, folder)
     for cell in _all_cells(study):
         made = study.existing(cell)
         if made:
@@ -156,6 +159,11 @@ def _manifest(study: Study) -> pd.DataFrame:
     return study.cohort.manifest.assign(usable=study.manifest["usable"])
 
 
+def _content(manifest: pd.DataFrame) -> str:
+    """A hash of names and values without their types, some of which Parquet does not keep."""
+    return digest(manifest.to_json(orient="records", double_precision=15))
+
+
 def _earlier(study: Study, folder: Path) -> KeptResults | None:
     """What the folder holds already, if it may stand beside what is made now: same settings, ECGs, labels.
 
@@ -170,22 +178,13 @@ def _earlier(study: Study, folder: Path) -> KeptResults | None:
     except EcglibError as other:
         say(f"{folder}: what is there goes: {other}")
         return None
-    if not same_rows(earlier.manifest, _manifest(study)):
+    if _content(earlier.manifest) != _content(_manifest(study)):
         say(f"{folder}: what is there goes: it is of other ECGs or labels")
         return None
     cells = {c: made for c, made in earlier.cells.items() if made["model"] == study.model_key(c.model)}
     if others := len(earlier.cells) - len(cells):
         say(f"{folder}: {others} cells go: they are of other weights")
     return replace(earlier, cells=cells)
-
-
-def same_rows(one: pd.DataFrame, other: pd.DataFrame) -> bool:
-    """Whether two tables hold the same values under the same names, whatever their types."""
-    return list(one) == list(other) and digest(_values(one)) == digest(_values(other))
-
-
-def _values(table: pd.DataFrame) -> list[list[Any]]:
-    return [[None if pd.isna(value) else value for value in table[name].tolist()] for name in table]
 
 
 def _made_by(study: Study, cell: Cell, folder: Path) -> dict[str, Any]:

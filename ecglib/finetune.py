@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ecglib.beit import reproducible
-from ecglib.classifiers import Classifier, save_trained
+from ecglib.classifiers import Classifier, inference_batch, save_trained
 from ecglib.errors import EcglibError
 from ecglib.precision import CHOICES, autocast, resolve_precision
 from ecglib.progress import track
@@ -181,15 +181,6 @@ class _Run:
     def _unstable(self, step: int) -> UnstableError:
         total = self.settings.total_steps(len(self.rows["train"]))
         return UnstableError(f"loss or prediction not finite at step {step} of {total}")
-
-
-def inference_batch(device: torch.device) -> int:
-    """Images at a time where nothing is learnt: on a CPU what stays in its cache.
-
-    In float32 on two cores EfficientNet-Lite2 takes 28 images a second by eights and 17 with 32 at a time,
-    MobileNetV2 56 and 35, heartbeit_tiny 26 and 25: memory for more is fetched from the system each time.
-    """
-    return 8 if device.type == "cpu" else 256
 
 
 def predict(classifier: Classifier, store: Images, rows: np.ndarray, precision: str = "auto") -> np.ndarray:

@@ -45,6 +45,16 @@ class Heads:
     draws: list[np.ndarray]  # places in `rows` of each draw's training images
     scored: np.ndarray  # places in `rows`
 
+    @property
+    def counts(self) -> dict[str, float]:
+        """n_labels (mean over the draws) and draws; n and n_positive of the images that are scored."""
+        return {
+            "n_labels": float(np.mean([len(rows) for rows in self.draws])),
+            "draws": len(self.draws),
+            "n": len(self.scored),
+            "n_positive": int(self.y[self.scored].sum()),
+        }
+
     def judge(self, features: np.ndarray, settings: ScoreSettings) -> tuple[np.ndarray, np.ndarray]:
         """Features (n rows, d) -> AUROC of each draw's head, and the mean's bootstrap draws, by patient."""
         scores = draws_of_scores(features, self.y, self.patients, self.draws, self.scored)
@@ -104,14 +114,26 @@ class Probes:
                 found.append({"model": name, "layer": layer, **_spread(*judged, settings)})
         return pd.DataFrame(found)
 
-    def few_labels(self, outcome: str) -> "Heads":
-        """What heads take that learn an outcome from the smallest of FRACTIONS: its draws and fold 9."""
-        part = assign(self.images.manifest, "official")
-        scored, draws = np.flatnonzero(part == "validation"), self._draws(outcome, min(FRACTIONS), part)
+    def heads(self, outcome: str, fraction: float) -> Heads:
+        """What learns an outcome from a fraction of the training patients and is scored on fold 9.
+
+        Raises EcglibError where a draw lacks a class.
+        """
+        manifest, y = self.images.manifest, self.outcomes[outcome]
+        part, labelled = assign(manifest, "official"), manifest.assign(**{outcome: y})
+        known = range(FRACTIONS[fraction])
+        found = [label_fraction_rows(labelled, part, outcome, fraction, draw) for draw in known]
+        draws = [rows for rows in found if rows is not None]
+        if len(draws) < len(found):
+            raise EcglibError(f"{outcome}: {fraction:.0%} of the patients lack a class; take more ECGs")
+        scored = np.flatnonzero(part == "validation")
         rows = np.unique(np.concatenate([scored, *draws]))
-        patients = self.images.manifest.patient_id.to_numpy()[rows]
         scored, *draws = (np.searchsorted(rows, some) for some in (scored, *draws))
-        return Heads(rows, self.outcomes[outcome][rows], patients, draws, scored)
+        return Heads(rows, y[rows], manifest.patient_id.to_numpy()[rows], draws, scored)
+
+    def few_labels(self, outcome: str) -> Heads:
+        """`heads` at the smallest fraction."""
+        return self.heads(outcome, min(FRACTIONS))
 
     def _features(self, network: Classifier, model: Pretrained) -> np.ndarray:
         """Features (n images, d), kept under a hash of the network's weights and the images."""
@@ -122,27 +144,13 @@ class Probes:
     def _case(
         self, outcome: str, fraction: float, features: Mapping[str, np.ndarray], settings: ScoreSettings
     ) -> pd.DataFrame:
-        part = assign(self.images.manifest, "official")
-        scored = np.flatnonzero(part == "validation")
-        draws = self._draws(outcome, fraction, part)
-        y, patients = self.outcomes[outcome], self.images.manifest.patient_id.to_numpy()
-        heads = Heads(np.arange(len(y)), y, patients, draws, scored)
-        judged = {name: heads.judge(x, settings) for name, x in features.items()}
-        head = {"outcome": outcome, "fraction": fraction, "n_labels": np.mean([len(rows) for rows in draws])}
-        tail = {"draws": len(draws), "n": len(scored), "n_positive": int(y[scored].sum())}
+        heads = self.heads(outcome, fraction)
+        judged = {name: heads.judge(x[heads.rows], settings) for name, x in features.items()}
+        case = {"outcome": outcome, "fraction": fraction}
         return pd.DataFrame(
-            {**head, "model": name, **numbers, **tail}
+            {**case, "model": name, **numbers, **heads.counts}
             for name, numbers in beside_random(judged, settings).items()
         )
-
-    def _draws(self, outcome: str, fraction: float, part: pd.Series) -> list[np.ndarray]:
-        manifest = self.images.manifest.assign(**{outcome: self.outcomes[outcome]})
-        draws = range(FRACTIONS[fraction])
-        found = [label_fraction_rows(manifest, part, outcome, fraction, draw) for draw in draws]
-        known = [rows for rows in found if rows is not None]
-        if len(known) < len(found):
-            raise EcglibError(f"{outcome}: {fraction:.0%} of the patients lack a class; take more ECGs")
-        return known
 
 
 def beside_random(
@@ -171,7 +179,7 @@ def probe_weights(name: str, data: Path, runs: Path, weights: Path | None = None
     data: PTB-XL's folder. runs: where `ecglib pretrain` works; its images are used, or drawn there.
     """
     model = load(name, weights)
-    made = read_probes_made(model)
+    made = _already_made(model)
     images = draw_corpus(data, runs / "images").sources[0].images
     probes = Probes.of_ptbxl(images, data, runs / "features")
     here = {"commit": commit(), "machine": machine()}  # before a table is added to the working tree
@@ -191,7 +199,7 @@ def probe_weights(name: str, data: Path, runs: Path, weights: Path | None = None
     return pd.read_parquet(model.folder / PROBES)
 
 
-def read_probes_made(model: Pretrained) -> dict[str, Any]:
+def _already_made(model: Pretrained) -> dict[str, Any]:
     """What made each table of probes that is of these very weights, by the table's name."""
     path = model.folder / PROBES_MADE
     if not path.exists():

@@ -16,7 +16,7 @@ from ecglib.grid import GridSettings
 from ecglib.image import ImageSettings
 from ecglib.probe import ProbeSettings
 from ecglib.profiles import ROOT, Profile
-from ecglib.published import WeightsSettings, find, load
+from ecglib.published import WeightsSettings, find, weights_key
 from ecglib.quality import QualitySettings
 from ecglib.results import KeptResults, require_equal
 
@@ -69,7 +69,7 @@ def require_made_for(kept: KeptResults, profile: Profile) -> None:
 def require_made_with(kept: KeptResults, profile: Profile) -> None:
     """Raise EcglibError where kept results of HeartBEiT are of other published weights than a profile's."""
     name = profile.settings(WeightsSettings).weights
-    ours = {load(name).key} if name else set()
+    ours = {weights_key(find(name))} if name else set()
     theirs = {made["model"] for cell, made in kept.cells.items() if cell.model == "heartbeit"}
     if name and theirs - ours:
         raise EcglibError(

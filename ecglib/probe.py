@@ -21,14 +21,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
-from ecglib.classifiers import Classifier
+from ecglib.classifiers import Classifier, inference_batch
 from ecglib.errors import EcglibError
 from ecglib.finetune import (
     SCORED_PARTS,
     BestOnValidation,
     Images,
     check_rows,
-    inference_batch,
     prediction_table,
 )
 from ecglib.precision import autocast, resolve_precision

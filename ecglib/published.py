@@ -26,7 +26,7 @@ from ecglib.checkpoints import (
     read_course,
     save_encoder,
 )
-from ecglib.classifiers import Classifier, make_classifier
+from ecglib.classifiers import Classifier, inference_batch, make_classifier
 from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings
 from ecglib.image import ImageSettings
@@ -39,7 +39,6 @@ WEIGHTS = Path(__file__).resolve().parent / "weights"
 PROBES, LAYERS = "probes.parquet", "layers.parquet"  # what the features know: tables of `ecglib.frozen`
 PROBES_MADE = "probes.json"  # commit, machine, data and weights of each of these tables
 TOKENIZER_COURSE = "tokenizer_history.parquet"  # the course of the tokenizer's training
-BATCH_SIZE = 32  # images at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +78,8 @@ class Pretrained:
 
         What a linear probe reads (`ecglib.probe`).
         """
-        classifier = self._frozen
-        parts = [torch.from_numpy(pixels[i : i + BATCH_SIZE]) for i in range(0, len(pixels), BATCH_SIZE)]
+        classifier, size = self._frozen, inference_batch(torch.device("cpu"))
+        parts = [torch.from_numpy(pixels[i : i + size]) for i in range(0, len(pixels), size)]
         with torch.inference_mode():
             seen = [classifier.features(part) for part in parts]
         return torch.cat([torch.empty(0, self.model.encoder.embed_dim), *seen]).numpy()
@@ -98,7 +97,7 @@ class Pretrained:
     @cached_property
     def key(self) -> str:
         """Name and a hash of both files: other weights make other results."""
-        return f"{self.name} {digest([file_sha256(self.folder / name) for name in (ENCODER, TOKENIZER)])}"
+        return weights_key(self.folder)
 
     def history(self, name: str = COURSE) -> pd.DataFrame:
         """The course of training, of the encoder or (TOKENIZER_COURSE) of the tokenizer.
@@ -142,6 +141,11 @@ def find(name: str, weights: Path | None = None) -> Path:
     if name not in known:
         raise EcglibError(f"weights {name!r} are not in {weights}: it holds {', '.join(known) or 'none'}")
     return weights / name
+
+
+def weights_key(folder: Path) -> str:
+    """Name and a hash of both files of published weights; their networks are not read."""
+    return f"{folder.name} {digest([file_sha256(folder / name) for name in (ENCODER, TOKENIZER)])}"
 
 
 def publish(

@@ -397,6 +397,7 @@ class Study:
         return np.load(folder / "features.npy", mmap_mode="r")
 
     def model_key(self, model: str) -> str:
+        """What a model's weights are before it learns: a name, and of HeartBEiT a hash."""
         if model == "heartbeit":
             return self.weights.key if self.weights else self.encoder_folder.name
         return f"{model} {self.size}" if model == "random" else model

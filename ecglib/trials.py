@@ -89,10 +89,8 @@ def judge_trials(probes: Probes, runs: Path, settings: ScoreSettings | None = No
         name: heads.judge(_features(network, probes, heads.rows), settings)
         for name, network in networks.items()
     }
-    tail = {"n_labels": float(np.mean([len(rows) for rows in heads.draws])), "draws": len(heads.draws)}
-    tail |= {"n": len(heads.scored), "n_positive": int(heads.y[heads.scored].sum())}
     found = beside_random(judged, settings)
-    return [{"trial": name, **_course(name, runs), **found[name], **tail} for name in networks]
+    return [{"trial": name, **_course(name, runs), **found[name], **heads.counts} for name in networks]
 
 
 def _features(network: Classifier, probes: Probes, rows: np.ndarray) -> np.ndarray:

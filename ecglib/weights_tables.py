@@ -1,6 +1,5 @@
 """Public weights on a page: what they are, whom they have seen, and what their frozen features know."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import pandas as pd
 
 from ecglib.checkpoints import ENCODER
 from ecglib.errors import EcglibError
+from ecglib.provenance import read_made
 from ecglib.published import LAYERS, PROBES, PROBES_MADE, Pretrained, training_hours
 from ecglib.style import Table, model_name, outcome_name
 from ecglib.tokenizer import FILE_NAME
@@ -50,7 +50,7 @@ def probes(model: Pretrained, name: str = PROBES) -> pd.DataFrame:
     """A table of `frozen.probe_weights`: PROBES or LAYERS. EcglibError where it is not beside the weights."""
     path = model.folder / name
     if not path.is_file():
-        raise EcglibError(f"{path} is missing: run `ecglib probe {model.name} --data PTBXL_DIR`")
+        raise EcglibError(f"{path} is missing: run `{_command(model)}`")
     return pd.read_parquet(path)
 
 
@@ -58,9 +58,9 @@ def probe_table(found: pd.DataFrame) -> Table:
     """AUROC of linear heads with intervals, and the difference to random weights."""
     rows = found.to_dict("records")
     columns = {
-        "AUROC": [f"{row['auroc']:.3f} ({row['low']:.3f}-{row['high']:.3f})" for row in rows],
+        "AUROC": list(map(_auroc, rows)),
         "SD of draws": [f"{row['sd']:.3f}" if row["draws"] > 1 else "" for row in rows],
-        "minus random weights": [_difference(row) for row in rows],
+        "minus random weights": ["" if row["model"] == "random" else _difference(row) for row in rows],
     }
     index = pd.MultiIndex.from_tuples(
         [
@@ -88,8 +88,15 @@ def layer_sentence(model: Pretrained, layers: pd.DataFrame) -> str:
 
 
 def _made(model: Pretrained, name: str) -> str:
-    made = json.loads((model.folder / PROBES_MADE).read_text(encoding="utf-8"))[name]
+    return _made_by(read_made(model.folder / PROBES_MADE, (name,), f"`{_command(model)}`")[name])
+
+
+def _made_by(made: Mapping[str, Any]) -> str:
     return f"Made at commit `{made['commit'][:12]}` on {made['machine']['processor']}."
+
+
+def _command(model: Pretrained) -> str:
+    return f"ecglib probe {model.name} --data PTBXL_DIR"
 
 
 def trial_table(made: Mapping[str, Any]) -> Table:
@@ -97,20 +104,16 @@ def trial_table(made: Mapping[str, Any]) -> Table:
     rows = made["rows"]
     columns = {
         "images seen": [f"{row['images']:,}" for row in rows],
-        "loss (nats)": [_number(row, "loss", ".2f") for row in rows],
+        "loss (nats)": [f"{row['loss']:.2f}" if "loss" in row else "" for row in rows],
         "named right, of which the commonest": [
             f"{100 * row['accuracy']:.1f} %, {100 * row['commonest']:.1f} %" if "loss" in row else ""
             for row in rows
         ],
-        "AUROC": [f"{row['auroc']:.3f} ({row['low']:.3f}-{row['high']:.3f})" for row in rows],
+        "AUROC": list(map(_auroc, rows)),
         "SD of draws": [f"{row['sd']:.3f}" for row in rows],
-        "minus random weights": [_difference(row) for row in rows],
+        "minus random weights": ["" if row["trial"] == "random" else _difference(row) for row in rows],
     }
     return Table(pd.DataFrame(columns, pd.Index([row["differs"] or "first run" for row in rows], name="run")))
-
-
-def _number(row: Mapping[str, Any], name: str, form: str) -> str:
-    return format(row[name], form) if name in row else ""
 
 
 def trial_sentence(made: Mapping[str, Any]) -> str:
@@ -124,14 +127,15 @@ def trial_sentence(made: Mapping[str, Any]) -> str:
         f"Against the first run ({first['auroc']:.3f}): {changes}. The best of them ({_difference(best)} to "
         f"random weights) **{reached}** the +{TARGET:.2f} that was aimed at. {first['draws']} draws of "
         f"{first['n_labels']:.0f} labels, {first['n']:,} ECGs of fold 9, {first['n_positive']:,} with "
-        f"infarction; one seed each. Made at commit `{made['commit'][:12]}` on "
-        f"{made['machine']['processor']}."
+        f"infarction; one seed each. {_made_by(made)}"
     )
 
 
+def _auroc(row: Mapping[str, Any]) -> str:
+    return f"{row['auroc']:.3f} ({row['low']:.3f}-{row['high']:.3f})"
+
+
 def _difference(row: Mapping[str, Any]) -> str:
-    if row.get("model", row.get("trial")) == "random":
-        return ""
     return f"{row['difference']:+.3f} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
 
 

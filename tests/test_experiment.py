@@ -286,7 +286,7 @@ def test_kept_results_of_other_settings_are_not_passed_off(
 def test_kept_results_of_other_weights_are_not_passed_off(
     world: Path, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(published.Pretrained, "key", "minute newer")
+    monkeypatch.setattr("ecglib.opening.weights_key", lambda folder: "minute newer")
     with pytest.raises(
         EcglibError, match=r"keeps results of other weights: minute .* there, minute newer here"
     ):
