@@ -4,8 +4,8 @@ Differences are resampled in pairs. The test is that of DeLong et al. (1988) by 
 (2014), with Obuchowski's (1997) variance for patients who have several ECGs.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,19 @@ from scipy.stats import norm
 from ecglib.errors import EcglibError
 from ecglib.intervals import percentile
 from ecglib.metrics import METRICS, ScoreSettings, bootstrap_steps, placements
-from ecglib.protocols import NOT_A_NUMBER, Reading, check_cell, counts, parts_in, read, resample, rows_of
+from ecglib.protocols import (
+    NOT_A_NUMBER,
+    Reading,
+    Resampled,
+    check_cell,
+    counts,
+    parts_in,
+    read,
+    read_parts,
+    rows_of,
+)
 
+Part = tuple[Reading, Resampled | None]  # of `protocols.read_parts`
 OPTIMISM_COLUMNS = ("part", "metric", "value", "low", "high", "paper", "honest", "n_cells", "n_moved")
 ROUNDING = 1e-12  # what is smaller is 0
 
@@ -31,37 +42,40 @@ class DeLong(NamedTuple):
 def paired_difference(
     cell_a: pd.DataFrame, cell_b: pd.DataFrame, protocol: str, settings: ScoreSettings
 ) -> pd.DataFrame:
-    """Score of `cell_a` minus score of `cell_b` on the same patients: paired bootstrap, and DeLong's test.
+    """Score of `cell_a` minus score of `cell_b` on the same patients: `difference_of` their readings."""
+    a, b = (read_parts(cell, protocol, settings) for cell in (cell_a, cell_b))
+    return difference_of(a, b, protocol, settings)
+
+
+def difference_of(
+    parts_a: Mapping[str, Part], parts_b: Mapping[str, Part], protocol: str, settings: ScoreSettings
+) -> pd.DataFrame:
+    """Difference of two cells that a protocol has read: paired bootstrap, and DeLong's test.
 
     Both cells must hold the same records and labels in a part; each is read at its own chosen step. One row
     per part in both cells and metric: protocol, part, metric, value, low, high, other_low, other_high
     (differences), p (AUROC only), value_a, value_b, n, n_patients, n_positive, prevalence, step_a, step_b,
     n_redrawn, estimable, reason. Where a class is missing: as in `score_cell`.
     """
-    check_cell(cell_a)
-    check_cell(cell_b)
     rows = []
-    for part in [part for part in parts_in(cell_a) if part in parts_in(cell_b)]:
-        a, b = _alike(read(cell_a, protocol, part), read(cell_b, protocol, part), part)
-        known = {"protocol": protocol, "part": part, **counts(a.rows), "step_a": a.step, "step_b": b.step}
-        rows += _difference_rows(a, b, settings, known | {"reason": a.reason or b.reason})
+    for part in [part for part in parts_a if part in parts_b]:
+        a, b = parts_a[part][0], parts_b[part][0]
+        known = ["record_id", "patient_id", "y_true"]
+        if not np.array_equal(a.rows[known].to_numpy(), b.rows[known].to_numpy()):
+            raise EcglibError(
+                f"two cells differ in the records or labels of {part}: compare one outcome and split"
+            )
+        found = {"protocol": protocol, "part": part, **counts(a.rows), "step_a": a.step, "step_b": b.step}
+        found |= {"reason": a.reason or b.reason}
+        rows += _difference_rows(parts_a[part], parts_b[part], settings, found)
     return pd.DataFrame(rows).astype({"step_a": "Int64", "step_b": "Int64"})
 
 
-def _alike(a: Reading, b: Reading, part: str) -> tuple[Reading, Reading]:
-    known = ["record_id", "patient_id", "y_true"]
-    if not np.array_equal(a.rows[known].to_numpy(), b.rows[known].to_numpy()):
-        raise EcglibError(
-            f"two cells differ in the records or labels of {part}: compare one outcome and split"
-        )
-    return a, b
-
-
-def _difference_rows(a: Reading, b: Reading, settings: ScoreSettings, known: dict) -> list[dict]:
-    lacking = dict.fromkeys(("value_a", "value_b", "p"), NOT_A_NUMBER)
-    if known["reason"]:
+def _difference_rows(ours: Part, theirs: Part, settings: ScoreSettings, known: dict[str, Any]) -> list[dict]:
+    (a, resampled_a), (b, resampled_b) = ours, theirs
+    if resampled_a is None or resampled_b is None:
+        lacking = dict.fromkeys(("value_a", "value_b", "p"), NOT_A_NUMBER)
         return [row | lacking for row in rows_of(None, settings, known)]
-    resampled_a, resampled_b = resample(a, settings), resample(b, settings)
     rows = rows_of(resampled_a.minus(resampled_b), settings, known)
     y_true, score_a, patients = a.arrays
     tested = delong(y_true, score_a, b.arrays[1], patients).p, NOT_A_NUMBER

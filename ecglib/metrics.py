@@ -7,6 +7,7 @@ are exact and every draw equals scikit-learn's score of the resampled records.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -82,7 +83,8 @@ def bootstrap(
     number and the interval is conditional on both classes being present. The draws depend on seed, labels and
     patients only, not on the scores or the order of the records: two models are resampled alike.
     """
-    codes, weights, redrawn = patient_draws(y_true, groups, n_draws, np.random.default_rng(seed))
+    labels = np.asarray(y_true)
+    codes, weights, redrawn = _remembered_draws(labels.tobytes(), labels.dtype, tuple(groups), n_draws, seed)
     columns = dict(zip(METRICS, _weighted_scores(y_true, [y_score], codes, weights)[:, 0], strict=True))
     return pd.DataFrame({"draw": np.arange(n_draws), **columns, "redrawn": redrawn})
 
@@ -99,6 +101,15 @@ def bootstrap_steps(
     everybody = np.ones((1, weights.shape[1]))
     scores = (_weighted_scores(y_true, y_scores, codes, drawn) for drawn in (everybody, weights))
     return np.concatenate(list(scores), axis=2)
+
+
+@lru_cache(maxsize=8)
+def _remembered_draws(
+    labels: bytes, dtype: np.dtype, groups: tuple[object, ...], n_draws: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`patient_draws`; many models are scored on the same patients."""
+    y_true = np.frombuffer(labels, dtype)
+    return patient_draws(y_true, np.array(groups, dtype=object), n_draws, np.random.default_rng(seed))
 
 
 def patient_draws(

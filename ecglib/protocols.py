@@ -76,12 +76,9 @@ def score_cell(cell: pd.DataFrame, protocol: str, settings: ScoreSettings) -> pd
     False, `reason` says what lacks, the counts stand, and value, limits and step are empty: print "not
     estimable", never a number.
     """
-    check_cell(cell)
     rows = []
-    for part in parts_in(cell):
-        reading = read(cell, protocol, part)
+    for part, (reading, resampled) in read_parts(cell, protocol, settings).items():
         known = {"protocol": protocol, "part": part, **counts(reading.rows), "step": reading.step}
-        resampled = None if reading.reason else resample(reading, settings)
         rows += rows_of(resampled, settings, known | {"reason": reading.reason})
     return pd.DataFrame(rows).astype({"step": "Int64"})
 
@@ -116,6 +113,15 @@ def _limits(
     if protocol == "honest":
         return honest_interval(value, draws, jackknife, confidence)
     return dict(zip(("low", "high"), of_mean(draws, confidence), strict=True))
+
+
+def read_parts(
+    cell: pd.DataFrame, protocol: str, settings: ScoreSettings
+) -> dict[str, tuple[Reading, Resampled | None]]:
+    """What a protocol reads from each scored part of a cell, resampled where there are both classes."""
+    check_cell(cell)
+    readings = {part: read(cell, protocol, part) for part in parts_in(cell)}
+    return {part: (r, None if r.reason else resample(r, settings)) for part, r in readings.items()}
 
 
 def read(cell: pd.DataFrame, protocol: str, part: str) -> Reading:

@@ -7,18 +7,20 @@ Tables come as text that is ready to be read; sentences are Markdown. No number 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ecglib.claims import STEMI_AT_1_PERCENT, read_claims, readable
-from ecglib.comparisons import OPTIMISM_COLUMNS, holm, optimism, paired_difference
+from ecglib.comparisons import OPTIMISM_COLUMNS, Part, difference_of, holm, optimism
 from ecglib.coverage import SIZES, STEP, CoverageSettings, coverage, precision_of_rules, spread_of_auroc
 from ecglib.finetune import FinetuneSettings
 from ecglib.grid import Cell
 from ecglib.intervals import hanley_mcneil
 from ecglib.metrics import METRICS, ScoreSettings
+from ecglib.protocols import read_parts
 from ecglib.splits import DRAWN_BY
 from ecglib.style import (
     INTERVAL_NAMES,
@@ -85,12 +87,18 @@ def differences(
     whose `fraction` is HeartBEiT's, and `reference_fraction`. `predictions_of` is `study.predictions`. What
     is not estimable has no row.
     """
+
+    @lru_cache(maxsize=32)  # each cell of HeartBEiT meets several others, one after the other
+    def read_of(cell: Cell) -> Mapping[str, Part] | None:
+        predictions = predictions_of(cell)
+        return None if predictions is None else read_parts(predictions, protocol, settings)
+
     found = []
     for ours, theirs in _pairs(cells, also):
-        a, b = predictions_of(ours), predictions_of(theirs)
+        a, b = read_of(ours), read_of(theirs)
         if a is not None and b is not None:
             columns = asdict(replace(ours, model=theirs.model)) | {"reference_fraction": theirs.fraction}
-            found.append(paired_difference(a, b, protocol, settings).assign(**columns))
+            found.append(difference_of(a, b, protocol, settings).assign(**columns))
     return (
         pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=pd.Index(DIFFERENCE_COLUMNS))
     )

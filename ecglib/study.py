@@ -343,9 +343,11 @@ class Study:
 
     def existing(self, cell: Cell) -> Path | None:
         """The folder of a cell that was made; None where it was not yet."""
-        kind, made_by, modules = self._cell_stage(cell)
-        folder = self.stages.place(kind, made_by, modules)
+        folder = self._cell_place(cell)
         return folder if (folder / "made.json").exists() else None
+
+    def _cell_place(self, cell: Cell) -> Path:
+        return self.stages.place(*self._cell_stage(cell))
 
     def _cell_stage(self, cell: Cell) -> tuple[str, dict[str, Any], tuple[str, ...]]:
         kind: type = FinetuneSettings if cell.kind == "finetuned" else ProbeSettings
@@ -415,18 +417,30 @@ class Study:
         Columns: those of the cell and of `protocols.score_cell`; a cell whose fraction lacks a class has one
         row a protocol with `estimable` False and its `reason`, and no number; so has an unstable one.
         """
-        settings = self.profile.settings(ScoreSettings)
-        tables = []
+        settings, cells = self.profile.settings(ScoreSettings), self.grid(outcome)
         self._make_cells(outcome)
-        for cell in self.grid(outcome):
-            predictions = self.predictions(cell)
-            for protocol in PROTOCOLS:
-                lack = self.lack(cell) if predictions is None else ""
-                tables.append(score_or_lack(predictions, lack, protocol, settings).assign(**asdict(cell)))
-        return pd.concat(tables, ignore_index=True)
+
+        def make(folder: Path) -> None:
+            scored = track(cells, f"scores of {outcome}", unit="cell")
+            table = pd.concat([self._score(cell, settings) for cell in scored], ignore_index=True)
+            with atomic_path(folder / "scores.parquet") as path:
+                table.to_parquet(path, index=False)
+
+        made_of = self.kept.fingerprint if self.kept else [self._cell_place(cell).name for cell in cells]
+        made_by = {"cells": cells, "made_of": made_of, "settings": settings}
+        folder = self.stages.make("scores", made_by, ("ecglib.protocols", "ecglib.results"), make)
+        return pd.read_parquet(folder / "scores.parquet")
+
+    def _score(self, cell: Cell, settings: ScoreSettings) -> pd.DataFrame:
+        predictions = self.predictions(cell)
+        lack = self.lack(cell) if predictions is None else ""
+        tables = [score_or_lack(predictions, lack, protocol, settings) for protocol in PROTOCOLS]
+        return pd.concat(tables, ignore_index=True).assign(**asdict(cell))
 
     def _make_cells(self, outcome: str) -> None:
         """Make what lacks, first where no other page is at work: pages of several outcomes share features."""
+        if self.kept:
+            return
         later = []
         self.stages.waits = False
         for cell in track(self.grid(outcome), f"cells of {outcome}", unit="cell"):
