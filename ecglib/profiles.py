@@ -145,7 +145,24 @@ def load_profile(name: str, overrides: str | Iterable[str] = ()) -> Profile:
                 values[notebook][setting] = _cast(notebook, setting, value)
     profile = Profile(path.stem, name, description, outcomes, values, changed)
     profile.all_settings(NOTEBOOKS)  # each dataclass checks its values
+    _require_effect(profile)
     return profile
+
+
+def _require_effect(profile: Profile) -> None:
+    """Refuse settings of a pretraining that published weights have behind them."""
+    weights = profile.settings(WeightsSettings).weights
+    set_here = [
+        f"{notebook}.{setting}"
+        for notebook in ("03_tokens", "04_pretraining")
+        for setting in profile.values[notebook]
+        if setting != "weights"
+    ]
+    if weights and set_here:
+        raise EcglibError(
+            f"{set_here[0]}: nothing is pretrained where 03_tokens.weights={weights}; leave it out, or "
+            "pretrain here with 03_tokens.weights=''"
+        )
 
 
 def parse_overrides(overrides: str | Iterable[str]) -> dict[str, dict[str, Any]]:

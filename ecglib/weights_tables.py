@@ -13,6 +13,7 @@ from ecglib.style import Table, model_name, outcome_name
 from ecglib.tokenizer import FILE_NAME
 
 TARGET = 0.05  # AUROC over random weights from few labels that the public weights were to reach
+PLATEAU = 1.1  # times as many tokens right as by the commonest alone: below it nothing of an ECG was learnt
 
 
 def facts(model: Pretrained) -> Table:
@@ -120,15 +121,25 @@ def trial_sentence(made: Mapping[str, Any]) -> str:
     """Which of the short runs knows most, and what each change made of the first run."""
     rows = {row["trial"]: row for row in made["rows"]}
     first, others = rows["trial_first"], [rows[n] for n in rows if n not in ("random", "trial_first")]
-    changes = ", ".join(f"{row['differs']} {row['auroc'] - first['auroc']:+.3f}" for row in others)
+    changes = "; ".join(f"{row['differs']} {row['auroc'] - first['auroc']:+.3f}" for row in others)
     best = max([first, *others], key=lambda row: row["auroc"])
     reached = "reaches" if best["difference"] >= TARGET else "does not reach"
-    return (
-        f"Against the first run ({first['auroc']:.3f}): {changes}. The best of them ({_difference(best)} to "
-        f"random weights) **{reached}** the +{TARGET:.2f} that was aimed at. {first['draws']} draws of "
-        f"{first['n_labels']:.0f} labels, {first['n']:,} ECGs of fold 9, {first['n_positive']:,} with "
-        f"infarction; one seed each. {_made_by(made)}"
+    flat = [row["differs"] or "first run" for row in [first, *others] if _on_plateau(row)]
+    stuck = (
+        f"{len(flat)} of {len(rows) - 1} ({'; '.join(flat)}) ended where the loss first stays flat: they "
+        "name the commonest token nearly every time, and have not learnt yet what an ECG looks like. "
     )
+    return (
+        f"Against the first run ({first['auroc']:.3f}): {changes}. The best of them, {_difference(best)} to "
+        f"random weights, **{reached}** the +{TARGET:.2f} that was aimed at. {stuck if flat else ''}"
+        f"{first['draws']} draws of {first['n_labels']:.0f} labels, {first['n']:,} ECGs of fold 9, "
+        f"{first['n_positive']:,} with infarction; one seed each. {_made_by(made)}"
+    )
+
+
+def _on_plateau(row: Mapping[str, Any]) -> bool:
+    """Whether a course ended naming hidden patches hardly better than by the commonest token alone."""
+    return row["accuracy"] < PLATEAU * row["commonest"]
 
 
 def _auroc(row: Mapping[str, Any]) -> str:

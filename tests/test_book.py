@@ -3,8 +3,10 @@
 import getpass
 import json
 import re
+import shlex
 import tomllib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -330,7 +332,8 @@ def test_commands_in_the_prose_name_settings_and_profiles_that_exist() -> None:
     assert commands
     for profile, rest in commands:
         if profile != "my.yaml":
-            load_profile(profile, re.findall(r"--set (\S+)", rest))
+            words = shlex.split(rest, comments=True)
+            load_profile(profile, [value for flag, value in pairwise(words) if flag == "--set"])
     profiles = (ROOT / "book" / "rerun.md").read_text().split("\n## ")[1]
     described = re.findall(r"^\| `([\w-]+)` \|", profiles, re.MULTILINE)
     assert set(described) == {path.stem for path in PROFILES.glob("*.yaml")}

@@ -48,6 +48,7 @@ def test_override_reaches_the_settings_of_its_stage() -> None:
         ("05_finetuning.fractions=[1.5]", "fractions=1.5"),
         ("05_finetuning.models=resnet", "models=resnet"),
         ("steps=1", "NOTEBOOK.NAME=VALUE"),
+        ("04_pretraining.steps=20", "nothing is pretrained where 03_tokens.weights=heartbeit_nano"),
     ],
 )
 def test_wrong_override_is_refused_in_one_line(override: str, message: str) -> None:
@@ -95,7 +96,7 @@ def test_overrides_survive_being_written_and_read(overrides: dict) -> None:
 
 
 def test_an_override_matters_to_its_own_notebook_and_those_that_read_it() -> None:
-    profile = load_profile("quick", ["04_pretraining.steps=50"])
+    profile = load_profile("smoke", ["04_pretraining.steps=50"])
     told = {notebook for notebook in NOTEBOOKS if profile.overrides_for(notebook)}
     readers = {"06_results", "08_saliency", "10_reliability", "11_audit", "12_label_lab"}
     assert told == {"04_pretraining", "05_finetuning", *readers}

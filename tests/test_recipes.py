@@ -196,8 +196,19 @@ def test_trials_are_judged_beside_random_weights_and_kept(runs: Path, tmp_path: 
     sentence = weights_tables.trial_sentence(made)
     assert f"learning rate {found.auroc[2] - found.auroc[1]:+.3f}" in sentence
     best = found.difference[1:].max()
-    assert f"({best:+.3f}" in sentence
+    assert f"The best of them, {best:+.3f}" in sentence
     assert ("**reaches**" in sentence) == (best >= 0.05)
+
+
+def test_runs_that_only_name_the_commonest_token_are_named() -> None:
+    row = {"differs": "", "auroc": 0.7, "difference": 0.0, "difference_low": -0.1, "difference_high": 0.1}
+    row |= {"draws": 2, "n": 10, "n_labels": 5, "n_positive": 3, "commonest": 0.2, "accuracy": 0.21}
+    long = row | {"differs": "length", "accuracy": 0.5}
+    rows = [row | {"trial": "random"}, row | {"trial": "trial_first"}, long | {"trial": "trial_long"}]
+    made = {"rows": rows, "commit": "abc", "machine": {"processor": "a processor"}}
+    assert "1 of 2 (first run) ended where the loss first stays flat" in weights_tables.trial_sentence(made)
+    rows[1]["accuracy"] = 0.5
+    assert "flat" not in weights_tables.trial_sentence(made)
 
 
 def test_trials_that_were_never_made_are_one_line_with_the_command(tmp_path: Path) -> None:
