@@ -20,47 +20,19 @@ from ecglib.classifiers import Classifier, make_classifier
 from ecglib.datasets import read_ptbxl_rows, read_scp_statements
 from ecglib.errors import EcglibError
 from ecglib.intervals import percentile
-from ecglib.metrics import ScoreSettings, auroc
-from ecglib.probe import cache_features, draws_of_scores, features_by_layer
+from ecglib.metrics import ScoreSettings
+from ecglib.probe import Heads, cache_features, features_by_layer
 from ecglib.progress import track
 from ecglib.provenance import atomic_path, commit, digest, machine
 from ecglib.published import LAYERS, PROBES, PROBES_MADE, Pretrained, load
 from ecglib.recipes import draw_corpus
 from ecglib.resampling import mean_auroc_draws
 from ecglib.shards import ImageStore
-from ecglib.splits import assign, label_fraction_rows
+from ecglib.splits import assign
 
 CONTROLS = ("random", "efficientnet_lite2", "mobilenetv2")
 BY_LAYER = "mi_any"  # the outcome that is asked of each layer
 FRACTIONS = {0.01: 20, 1.0: 1}  # of the training patients, and how many draws of each
-
-
-@dataclass(frozen=True)
-class Heads:
-    """One outcome, and the draws of labels from which linear heads learn it."""
-
-    rows: np.ndarray  # positions in the store of the images that are learnt from or scored; the rest by these
-    y: np.ndarray  # outcome of each, 0 or 1
-    patients: np.ndarray
-    draws: list[np.ndarray]  # places in `rows` of each draw's training images
-    scored: np.ndarray  # places in `rows`
-
-    @property
-    def counts(self) -> dict[str, float]:
-        """n_labels (mean over the draws) and draws; n and n_positive of the images that are scored."""
-        return {
-            "n_labels": float(np.mean([len(rows) for rows in self.draws])),
-            "draws": len(self.draws),
-            "n": len(self.scored),
-            "n_positive": int(self.y[self.scored].sum()),
-        }
-
-    def judge(self, features: np.ndarray, settings: ScoreSettings) -> tuple[np.ndarray, np.ndarray]:
-        """Features (n rows, d) -> AUROC of each draw's head, and the mean's bootstrap draws, by patient."""
-        scores = draws_of_scores(features, self.y, self.patients, self.draws, self.scored)
-        points = np.array([auroc(self.y[self.scored], score) for score in scores])
-        patients = self.patients[self.scored]
-        return points, mean_auroc_draws(self.y[self.scored], scores, patients, settings)
 
 
 @dataclass(frozen=True)
@@ -110,7 +82,7 @@ class Probes:
         for name, network in networks.items():
             layers = features_by_layer(network, self.images, few.rows)
             for layer, features in enumerate(track(layers, f"layers of {name}", unit="layer"), start=1):
-                judged = few.judge(features, settings)
+                judged = judge(few, features, settings)
                 found.append({"model": name, "layer": layer, **_spread(*judged, settings)})
         return pd.DataFrame(found)
 
@@ -119,17 +91,12 @@ class Probes:
 
         Raises EcglibError where a draw lacks a class.
         """
-        manifest, y = self.images.manifest, self.outcomes[outcome]
-        part, labelled = assign(manifest, "official"), manifest.assign(**{outcome: y})
-        known = range(FRACTIONS[fraction])
-        found = [label_fraction_rows(labelled, part, outcome, fraction, draw) for draw in known]
-        draws = [rows for rows in found if rows is not None]
-        if len(draws) < len(found):
+        part, n_draws = assign(self.images.manifest, "official"), FRACTIONS[fraction]
+        labelled = self.images.manifest.assign(**{outcome: self.outcomes[outcome]})
+        heads = Heads.drawn(labelled, part, outcome, fraction, n_draws)
+        if len(heads.draws) < n_draws:
             raise EcglibError(f"{outcome}: {fraction:.0%} of the patients lack a class; take more ECGs")
-        scored = np.flatnonzero(part == "validation")
-        rows = np.unique(np.concatenate([scored, *draws]))
-        scored, *draws = (np.searchsorted(rows, some) for some in (scored, *draws))
-        return Heads(rows, y[rows], manifest.patient_id.to_numpy()[rows], draws, scored)
+        return heads
 
     def few_labels(self, outcome: str) -> Heads:
         """`heads` at the smallest fraction."""
@@ -145,7 +112,7 @@ class Probes:
         self, outcome: str, fraction: float, features: Mapping[str, np.ndarray], settings: ScoreSettings
     ) -> pd.DataFrame:
         heads = self.heads(outcome, fraction)
-        judged = {name: heads.judge(x[heads.rows], settings) for name, x in features.items()}
+        judged = {name: judge(heads, x[heads.rows], settings) for name, x in features.items()}
         case = {"outcome": outcome, "fraction": fraction}
         return pd.DataFrame(
             {**case, "model": name, **numbers, **heads.counts}
@@ -153,10 +120,17 @@ class Probes:
         )
 
 
+def judge(heads: Heads, features: np.ndarray, settings: ScoreSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n rows, d) -> AUROC of each draw's head, and the mean's bootstrap draws, by patient."""
+    scores, scored = heads.scores(features), heads.scored
+    resampled = mean_auroc_draws(heads.y[scored], scores, heads.patients[scored], settings)
+    return heads.aurocs(scores), resampled
+
+
 def beside_random(
     judged: Mapping[str, tuple[np.ndarray, np.ndarray]], settings: ScoreSettings
 ) -> dict[str, dict[str, float]]:
-    """Of each network what `Heads.judge` found, in numbers, with the paired difference to "random"."""
+    """Of each network what `judge` found, in numbers, with the paired difference to "random"."""
     points, resampled = judged["random"]
     table = {}
     for name, (own, own_resampled) in judged.items():

@@ -30,9 +30,11 @@ from ecglib.finetune import (
     check_rows,
     prediction_table,
 )
+from ecglib.metrics import auroc
 from ecglib.precision import autocast, resolve_precision
 from ecglib.progress import track
 from ecglib.provenance import atomic_path
+from ecglib.splits import label_fraction_rows
 
 N_FOLDS = 5  # of the training records, to choose how strongly a head is regularised
 
@@ -135,22 +137,56 @@ def cross_validated_scores(
     return expit(x_scored @ weight + bias)
 
 
-def draws_of_scores(
-    features: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    draws: Sequence[np.ndarray],
-    scored: np.ndarray,
-) -> list[np.ndarray]:
-    """Probabilities (n scored,) of the rows `scored` by heads that learnt from each draw of training rows.
+@dataclass(frozen=True)
+class Heads:
+    """One outcome, and the draws of labels from which linear heads learn it; fold 9 is scored."""
 
-    features (n, d), labels and patients (n,); `cross_validated_scores` with the settings' defaults.
-    """
-    settings = ProbeSettings()
-    return [
-        cross_validated_scores(features[rows], labels[rows], groups[rows], features[scored], settings)
-        for rows in draws
-    ]
+    rows: np.ndarray  # positions in the store of the images that are learnt from or scored; the rest by these
+    y: np.ndarray  # outcome of each, 0 or 1
+    patients: np.ndarray
+    draws: list[np.ndarray]  # places in `rows` of each draw's training images
+    scored: np.ndarray  # places in `rows`
+
+    @classmethod
+    def drawn(
+        cls, manifest: pd.DataFrame, part: pd.Series, outcome: str, fraction: float, n_draws: int
+    ) -> "Heads":
+        """Draws of a fraction of the training patients (`label_fraction_rows`); not those that lack a class.
+
+        The column `outcome` of the manifest holds 0 or 1; the validation part is scored.
+        """
+        every = (label_fraction_rows(manifest, part, outcome, fraction, draw) for draw in range(n_draws))
+        draws = [rows for rows in every if rows is not None]
+        scored = np.flatnonzero(part == "validation")
+        rows = np.unique(np.concatenate([scored, *draws]))
+        scored, *draws = (np.searchsorted(rows, some) for some in (scored, *draws))
+        y, patients = (manifest[name].to_numpy()[rows] for name in (outcome, "patient_id"))
+        return cls(rows, y, patients, draws, scored)
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """n_labels (mean over the draws) and draws; n and n_positive of the images that are scored."""
+        return {
+            "n_labels": float(np.mean([len(rows) for rows in self.draws])),
+            "draws": len(self.draws),
+            "n": len(self.scored),
+            "n_positive": int(self.y[self.scored].sum()),
+        }
+
+    def scores(self, features: np.ndarray) -> list[np.ndarray]:
+        """Features (n rows, d) -> probabilities (n scored,) by the head of each draw.
+
+        `cross_validated_scores` with the settings' defaults.
+        """
+        settings, scored = ProbeSettings(), features[self.scored]
+        return [
+            cross_validated_scores(features[own], self.y[own], self.patients[own], scored, settings)
+            for own in self.draws
+        ]
+
+    def aurocs(self, scores: Sequence[np.ndarray]) -> np.ndarray:
+        """AUROC of each draw's head."""
+        return np.array([auroc(self.y[self.scored], score) for score in scores])
 
 
 def fit_head(

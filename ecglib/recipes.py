@@ -23,14 +23,13 @@ from ecglib.datasets import CohortSettings, open_cohort
 from ecglib.errors import EcglibError
 from ecglib.filtering import FilterSettings
 from ecglib.image import ImageSettings
-from ecglib.metrics import auroc
 from ecglib.preprocessing import fingerprint
 from ecglib.pretrain import PretrainSettings, pretrain
-from ecglib.probe import compute_features, draws_of_scores
+from ecglib.probe import Heads, compute_features
 from ecglib.provenance import atomic_path, commit, digest
 from ecglib.published import TOKENIZER_COURSE
 from ecglib.shards import ImageStore, JoinedImages, read_tokens, tokenize, write_images
-from ecglib.splits import assign, label_fraction_rows
+from ecglib.splits import assign
 from ecglib.tokenizer import FILE_NAME as TOKENIZER
 from ecglib.tokenizer import TokenizerSettings, assess, load_tokenizer, require_alive, train_tokenizer
 
@@ -224,26 +223,15 @@ class Watch:
             )
             self._note(step, self.probe(classifier))
 
-    def probe(self, classifier: Classifier) -> list[float]:
+    def probe(self, classifier: Classifier) -> np.ndarray:
         """AUROC on fold 9 of each draw's head on this classifier's features."""
-        images, labels = self.source.images, self.source.images.manifest[PROBED].to_numpy()
-        patients = images.manifest.patient_id.to_numpy()
-        part = pd.Series(self.source.parts)
-        drawn = (
-            label_fraction_rows(images.manifest, part, PROBED, PROBED_FRACTION, draw)
-            for draw in range(N_PROBES)
-        )
-        draws = [rows for rows in drawn if rows is not None]
-        scored = np.flatnonzero(part == "validation")
-        rows = np.unique(np.concatenate([scored, *draws]))
-        computed = np.empty((len(rows), classifier.head.in_features), np.float32)
-        compute_features(classifier, images, rows, computed)
-        features = np.full((len(images), computed.shape[1]), np.nan, np.float32)
-        features[rows] = computed
-        scores = draws_of_scores(features, labels, patients, draws, scored)
-        return [auroc(labels[scored], score) for score in scores]
+        images, part = self.source.images, pd.Series(self.source.parts)
+        heads = Heads.drawn(images.manifest, part, PROBED, PROBED_FRACTION, N_PROBES)
+        features = np.empty((len(heads.rows), classifier.head.in_features), np.float32)
+        compute_features(classifier, images, heads.rows, features)
+        return heads.aurocs(heads.scores(features))
 
-    def _note(self, step: int, found: list[float]) -> None:
+    def _note(self, step: int, found: np.ndarray) -> None:
         path = self.folder / "probes.csv"
         rows = pd.DataFrame({"step": step, "draw": range(len(found)), "auroc": found})
         if path.exists():  # a run killed before its checkpoint repeats the step

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ecglib.checkpoints import COURSE, ENCODER, read_course
 from ecglib.classifiers import Classifier, make_classifier
-from ecglib.frozen import BY_LAYER, Probes, beside_random
+from ecglib.frozen import BY_LAYER, Probes, beside_random, judge
 from ecglib.metrics import ScoreSettings
 from ecglib.preprocessing import fingerprint
 from ecglib.probe import compute_features
@@ -86,7 +86,7 @@ def judge_trials(probes: Probes, runs: Path, settings: ScoreSettings | None = No
         for name in TRIALS
     }
     judged = {
-        name: heads.judge(_features(network, probes, heads.rows), settings)
+        name: judge(heads, _features(network, probes, heads.rows), settings)
         for name, network in networks.items()
     }
     found = beside_random(judged, settings)
