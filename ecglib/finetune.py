@@ -186,7 +186,8 @@ class _Run:
 def predict(classifier: Classifier, store: Images, rows: np.ndarray, precision: str = "auto") -> np.ndarray:
     """Probability of class 1 (n,) float32 of the images at `rows`; runs where the classifier is."""
     device = next(classifier.parameters()).device
-    number_format, size = resolve_precision(precision), inference_batch(device)
+    number_format = resolve_precision(precision)
+    size = inference_batch(device, number_format)
     classifier.eval()
     probabilities = []
     with torch.inference_mode(), autocast(number_format, device):

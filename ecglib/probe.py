@@ -85,9 +85,10 @@ def compute_features(
     """Fill `out` (n, d) with the pooled features of the images at positions `rows` (n,)."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classifier.to(device).eval()
-    size = inference_batch(device)
+    number_format = resolve_precision(precision)
+    size = inference_batch(device, number_format)
     starts = range(0, len(rows), size)
-    with torch.inference_mode(), autocast(resolve_precision(precision), device):
+    with torch.inference_mode(), autocast(number_format, device):
         for start in track(starts, f"features of {classifier.name}", unit="batch"):
             batch = slice(start, start + size)
             pixels = torch.from_numpy(store.pixels(rows[batch])).to(device)

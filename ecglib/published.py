@@ -78,7 +78,7 @@ class Pretrained:
 
         What a linear probe reads (`ecglib.probe`).
         """
-        classifier, size = self._frozen, inference_batch(torch.device("cpu"))
+        classifier, size = self._frozen, inference_batch(torch.device("cpu"), "32-true")
         parts = [torch.from_numpy(pixels[i : i + size]) for i in range(0, len(pixels), size)]
         with torch.inference_mode():
             seen = [classifier.features(part) for part in parts]
