@@ -49,6 +49,7 @@ class Answer:
     """One outcome: HeartBEiT, the best network pretrained on photographs, the untrained one."""
 
     outcome: str
+    fraction: float
     n_runs: int
     ours: Mean
     photographs: Mean
@@ -77,15 +78,18 @@ def central_answer(folder: Path, settings: ScoreSettings | None = None) -> str:
         return NO_ANSWER
     kept, settings = KeptResults.open(folder), settings or ScoreSettings()
     usable = [cell for cell in kept.cells if cell.split == SPLIT and not kept.lack(cell)]
-    for kind in HOW:
-        of_kind = [cell for cell in usable if cell.kind == kind]
-        outcomes = list(dict.fromkeys(cell.outcome for cell in of_kind))
-        smallest = min((cell.fraction for cell in of_kind), default=1.0)
-        found = [_answer(kept, [c for c in of_kind if (c.outcome, c.fraction) == (o, smallest)], settings)
-                 for o in outcomes]  # fmt: skip
-        if answers := [answer for answer in found if answer]:
-            return _sentences(answers, kind, smallest, kept.head["cohort"]["name"])
-    return NO_ANSWER
+    tuned, heads = (_answers(kept, [c for c in usable if c.kind == kind], settings) for kind in HOW)
+    if tuned:
+        return _sentences(tuned, "finetuned", kept.head["cohort"]["name"]) + _beside(heads)
+    return _sentences(heads, "head", kept.head["cohort"]["name"]) if heads else NO_ANSWER
+
+
+def _answers(kept: KeptResults, cells: Sequence[Cell], settings: ScoreSettings) -> list[Answer]:
+    """Of cells of one kind those of the smallest fraction: an answer for each outcome that has one."""
+    fewest = [c for c in cells if c.fraction == min(cell.fraction for cell in cells)]
+    outcomes = dict.fromkeys(cell.outcome for cell in fewest)
+    found = [_answer(kept, [c for c in fewest if c.outcome == outcome], settings) for outcome in outcomes]
+    return [answer for answer in found if answer]
 
 
 def _answer(kept: KeptResults, cells: Sequence[Cell], settings: ScoreSettings) -> Answer | None:
@@ -105,7 +109,7 @@ def _answer(kept: KeptResults, cells: Sequence[Cell], settings: ScoreSettings) -
     photographs = [mean for name, mean in means.items() if name not in (OURS, UNTRAINED)]
     best = max(photographs, key=lambda mean: mean.on_validation)
     compared = means[OURS], best, means[UNTRAINED]
-    return Answer(cells[0].outcome, len(common), *compared, settings.confidence)
+    return Answer(cells[0].outcome, cells[0].fraction, len(common), *compared, settings.confidence)
 
 
 def _mean(kept: KeptResults, model: str, cells: Sequence[Cell], settings: ScoreSettings) -> Mean:
@@ -130,28 +134,51 @@ def _called(outcome: str) -> str:
     return name if name[:2].isupper() else name[0].lower() + name[1:]
 
 
-def _sentences(answers: Sequence[Answer], kind: str, fraction: float, cohort: str) -> str:
+def _each(answers: Sequence[Answer], text: Callable[[Answer], str]) -> str:
+    return " and ".join(text(answer) for answer in answers)
+
+
+def _difference(answer: Answer, other: Mean) -> str:
+    value, low, high = answer.minus(other)
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def _runs(answers: Sequence[Answer]) -> str:
+    """How many draws of the labels the means are over; for each outcome where they have not as many."""
+
+    def text(n: int) -> str:
+        return "one draw of the labels" if n == 1 else f"the mean of {n} draws of the labels"
+
+    if len({answer.n_runs for answer in answers}) == 1:
+        return text(answers[0].n_runs)
+    return _each(answers, lambda a: f"{text(a.n_runs)} for {_called(a.outcome)}")
+
+
+def _sentences(answers: Sequence[Answer], kind: str, cohort: str) -> str:
     first = answers[0]
-
-    def each(text: Callable[[Answer], str]) -> str:
-        return " and ".join(text(answer) for answer in answers)
-
-    def difference(answer: Answer, other: Mean) -> str:
-        value, low, high = answer.minus(other)
-        return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
-
-    runs = "one draw" if first.n_runs == 1 else f"the mean of {first.n_runs} draws"
-    counts = each(lambda a: f"{a.ours.n_positive:,} with {_called(a.outcome)}")
-    ours = each(lambda a: f"{a.ours.value:.3f} for {_called(a.outcome)}")
-    theirs = each(lambda a: f"{a.photographs.value:.3f} ({model_name(a.photographs.model)})")
-    gaps = each(lambda a: difference(a, a.photographs))
-    verdicts = each(lambda a: f"**{a.verdict}** for {_called(a.outcome)}")
-    untrained = each(lambda a: difference(a, a.untrained))
+    counts = _each(answers, lambda a: f"{a.ours.n_positive:,} with {_called(a.outcome)}")
+    ours = _each(answers, lambda a: f"{a.ours.value:.3f} for {_called(a.outcome)}")
+    theirs = _each(answers, lambda a: f"{a.photographs.value:.3f} ({model_name(a.photographs.model)})")
+    gaps = _each(answers, lambda a: _difference(a, a.photographs))
+    verdicts = _each(answers, lambda a: f"**{a.verdict}** for {_called(a.outcome)}")
+    untrained = _each(answers, lambda a: _difference(a, a.untrained))
     return (
-        f"**The central claim, tested.** With {100 * fraction:g} % of the labels of {cohort} ({runs} of the "
-        f"labels; {first.ours.n:,} ECGs of fold 10, {counts}), our HeartBEiT, {HOW[kind]}, reaches an AUROC "
-        f"of {ours}, the best network pretrained on photographs {theirs}: differences of {gaps} with their "
-        f"{100 * first.confidence:g} % intervals over patients. So the claim that pretraining on ECGs beats "
-        f"pretraining on photographs where labels are few {verdicts} in this small setting; to the same "
-        f"network with random weights the differences are {untrained}.\n"
+        f"**The central claim, tested.** With {100 * first.fraction:g} % of the labels of {cohort} "
+        f"({_runs(answers)}; {first.ours.n:,} ECGs of fold 10, {counts}), our HeartBEiT, {HOW[kind]}, "
+        f"reaches an AUROC of {ours}, the best network pretrained on photographs {theirs}: differences of "
+        f"{gaps} with their {100 * first.confidence:g} % intervals over patients. So the claim that "
+        f"pretraining on ECGs beats pretraining on photographs where labels are few {verdicts} in this small "
+        f"setting; to the same network with random weights the differences are {untrained}.\n"
+    )
+
+
+def _beside(heads: Sequence[Answer]) -> str:
+    """What linear heads say, which are cheap and so have many draws; nothing without any."""
+    if not heads:
+        return ""
+    gaps = _each(heads, lambda a: f"{_difference(a, a.photographs)} for {_called(a.outcome)}")
+    untrained = _each(heads, lambda a: _difference(a, a.untrained))
+    return (
+        f"\nWhere the networks stay as they are and only a linear head learns ({_runs(heads)}), HeartBEiT "
+        f"minus the best network pretrained on photographs is {gaps}, minus random weights {untrained}.\n"
     )

@@ -1,6 +1,7 @@
 """The central claim: two sentences from kept predictions, a verdict by rule, none where nothing is kept."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -23,7 +24,7 @@ SETTINGS = ScoreSettings(n_draws=50)
 
 
 def keep(
-    folder: Path, distances: Mapping[str, float], kind: Kind = "finetuned"
+    folder: Path, distances: Mapping[str, float], kinds: Sequence[Kind] = ("finetuned",)
 ) -> dict[str, list[pd.DataFrame]]:
     """Keep two draws at 1 % and one at 100 % for each model, whose classes lie `distances` apart."""
     cells, smallest = {}, {}
@@ -34,7 +35,8 @@ def keep(
         }
         made = {"settings": {}, "commit": "abc", "seconds": 1.0}
         for (fraction, draw), table in runs.items():
-            cells[Cell("stemi", model, kind, "official", fraction, draw, 0)] = (made, table)
+            for kind in kinds:
+                cells[Cell("stemi", model, kind, "official", fraction, draw, 0)] = (made, table)
         smallest[model] = [runs[0.01, 0], runs[0.01, 1]]
     head = {"cohort": {"name": "PTB-XL"}, "settings": {}}
     write_results(folder, head, pd.DataFrame({"usable": [True]}), pd.DataFrame({"x": [1.0]}), cells, "")
@@ -81,8 +83,17 @@ def test_the_interval_decides(tmp_path: Path, ours: float, theirs: float, verdic
 
 
 def test_heads_answer_where_nothing_was_fine_tuned(tmp_path: Path) -> None:
-    keep(tmp_path, dict.fromkeys(MODELS, 1.0), kind="head")
+    keep(tmp_path, dict.fromkeys(MODELS, 1.0), ["head"])
     assert "a linear head on its frozen features" in central_answer(tmp_path, SETTINGS)
+
+
+def test_heads_stand_beside_what_was_fine_tuned(tmp_path: Path) -> None:
+    keep(tmp_path, dict(zip(MODELS, (1.6, 0.4, 0.9, 0.6), strict=True)), ["finetuned", "head"])
+    tuned, beside = central_answer(tmp_path, SETTINGS).strip().split("\n\n")
+    assert "our HeartBEiT, fine-tuned, reaches" in tuned
+    assert "only a linear head learns (the mean of 2 draws of the labels)" in beside
+    shared = re.findall(r"[+-]\.?[\d.]+ \([^)]+\)", tuned)
+    assert shared == re.findall(r"[+-]\.?[\d.]+ \([^)]+\)", beside), "the same predictions, the same numbers"
 
 
 def test_a_book_asks_once_for_each_state_of_the_results(
