@@ -46,9 +46,9 @@ def source_sentence(study: Study) -> str:
 
 
 def leakage_table(study: Study) -> Table:
-    """How many ECGs of each part, in each split of this study, its own pretraining has seen (no labels)."""
+    """How many ECGs of each part, in each split of this study, its pretraining has seen (no labels)."""
     seen = np.zeros(len(study.cohort), bool)
-    seen[study.pretraining_rows] = True
+    seen[study.seen_rows] = True
     patients = set(study.cohort.manifest.patient_id[seen])
     known = study.cohort.manifest.patient_id.isin(patients).to_numpy()
     rows = {}

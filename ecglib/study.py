@@ -137,6 +137,21 @@ class Study:
         """Rows that tokenizer and encoder learn from: the training part of the official split."""
         return np.flatnonzero(self.parts(PRETRAINING_SPLIT) == "train")
 
+    @property
+    def seen_rows(self) -> np.ndarray:
+        """Rows that tokenizer and encoder have seen, without labels: published weights saw PTB-XL alone.
+
+        The generated ECGs that they learnt from are of other patients than the embedded cohort's.
+        """
+        if self.weights and self.profile.settings(CohortSettings).source != "ptbxl":
+            return np.empty(0, np.int64)
+        return self.pretraining_rows
+
+    def seen_of_test(self, split: str) -> float:
+        """Share of the ECGs that a split tests on that `seen_rows` holds."""
+        tested = np.flatnonzero(self.parts(split) == "test")
+        return float(np.isin(tested, self.seen_rows).mean()) if len(tested) else 0.0
+
     @cached_property
     def weights(self) -> Pretrained | None:
         """The published weights that the profile names; None where it trains its own.

@@ -349,21 +349,24 @@ def patch_table(filters: FilterSettings, image: ImageSettings) -> Table:
 # --- tokens and pretraining ---
 
 
-def weights_sentence(weights: Pretrained | None) -> str:
-    """Whether tokenizer and encoder are published ones, and if so what made them; None: trained here."""
+def weights_sentence(weights: Pretrained | None, seen_of_test: float) -> str:
+    """Whether tokenizer and encoder are published ones, and if so what made them; None: trained here.
+
+    seen_of_test: share of the ECGs that the paper's split tests on that they saw (`Study.seen_of_test`).
+    """
     if weights is None:
         return "Tokenizer and encoder of this book were trained by this page and page 04, on its own ECGs."
     made = weights.metadata
     day = f" on {made['made']}" if "made" in made else ""
     at = f" at commit `{made['commit']}`" if "commit" in made else ""
-    seen = {name: counts["seen_of_seed42_test"] for name, counts in made.get("audit", {}).items()}
-    shares = ", ".join(f"{100 * share:.0f} % ({name})" for name, share in seen.items() if share)
-    warning = (
-        f" Of the ECGs on which split `seed42` tests it saw, without labels, {shares}." if shares else ""
+    seen = (
+        f"Of the ECGs on which split `seed42` tests they saw, without labels, {100 * seen_of_test:.0f} %."
+        if seen_of_test
+        else "They have seen none of the ECGs on which this book tests."
     )
     return (
         f"> Tokenizer and encoder are the **published weights** `{weights.name}`, made{day}{at} by "
-        f"`ecglib pretrain {weights.name} --data PTBXL_DIR`; nothing was trained for this page.{warning}"
+        f"`ecglib pretrain {weights.name} --data PTBXL_DIR`; nothing was trained for this page. {seen}"
     )
 
 

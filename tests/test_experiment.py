@@ -126,11 +126,24 @@ def test_published_weights_take_the_place_of_both_trainings(world: Path) -> None
     assert of_box["steps"] == (7, "weights")
     assert of_box["mask"] == ("uniform", "weights")
     assert [entry["kind"] for entry in study.stages.made] == ["weights"]
-    sentence = tables.weights_sentence(study.weights)
+    sentence = tables.weights_sentence(study.weights, 0.81)
     assert "`minute`, made on 20" in sentence
     assert "at commit `abc123` by `ecglib pretrain minute --data PTBXL_DIR`" in sentence
-    assert "seed42` tests it saw, without labels, 81 % (PTB-XL)" in sentence
-    assert "trained by this page" in tables.weights_sentence(None)
+    assert "seed42` tests they saw, without labels, 81 %" in sentence
+    assert "have seen none" in tables.weights_sentence(study.weights, 0.0)
+    assert "trained by this page" in tables.weights_sentence(None, 0.8)
+
+
+def test_published_weights_saw_ptbxl_and_no_embedded_patient(world: Path, ptbxl_subset: Path) -> None:
+    embedded = a_study(world)
+    assert len(embedded.seen_rows) == 0
+    assert embedded.seen_of_test("seed42") == 0
+    profile = load_profile(str(world / "mine.yaml"), ["01_cohorts.source=ptbxl"])
+    real = Study(replace(profile, outcomes=("stemi",)), "11_audit", data=DataPaths(ptbxl_subset))
+    assert real.seen_of_test("official") == 0
+    tested = real.parts("seed42") == "test"
+    trained = real.parts("official") == "train"
+    assert real.seen_of_test("seed42") == pytest.approx((tested & trained).sum() / tested.sum())
 
 
 def test_other_weights_under_the_same_name_make_other_cells(
