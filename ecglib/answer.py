@@ -163,8 +163,8 @@ def _sentences(answers: Sequence[Answer], kind: str, cohort: str) -> str:
     verdicts = _each(answers, lambda a: f"**{a.verdict}** for {_called(a.outcome)}")
     untrained = _each(answers, lambda a: _difference(a, a.untrained))
     return (
-        f"**The central claim, tested.** With {100 * first.fraction:g} % of the labels of {cohort} "
-        f"({_runs(answers)}; {first.ours.n:,} ECGs of fold 10, {counts}), our HeartBEiT, {HOW[kind]}, "
+        f"**The central claim, tested.** With {100 * first.fraction:g} % of the labels of {cohort}, "
+        f"{_runs(answers)} ({first.ours.n:,} ECGs of fold 10, {counts}), our HeartBEiT, {HOW[kind]}, "
         f"reaches an AUROC of {ours}, the best network pretrained on photographs {theirs}: differences of "
         f"{gaps} with their {100 * first.confidence:g} % intervals over patients. So the claim that "
         f"pretraining on ECGs beats pretraining on photographs where labels are few {verdicts} in this small "

@@ -65,7 +65,7 @@ def test_the_numbers_are_means_over_draws_at_the_smallest_fraction(tmp_path: Pat
         if model not in ("heartbeit", "random")
     }
     best = max(on_validation, key=lambda model: on_validation[model])
-    assert "1 % of the labels of PTB-XL (the mean of 2 draws of the labels; 200 ECGs of fold 10, 50 " in said
+    assert "1 % of the labels of PTB-XL, the mean of 2 draws of the labels (200 ECGs of fold 10, 50 " in said
     assert f"an AUROC of {mean['heartbeit']:.3f} for" in said
     assert f"{mean[best]:.3f} ({model_name(best)})" in said
     assert f"{mean['heartbeit'] - mean[best]:+.3f} (" in said
