@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="images in a step; default 32")
     parser.add_argument("--sizes", nargs="+", choices=ROUNDS, default=list(ROUNDS), help="networks")
     parser.add_argument(
-        "--out", type=Path, help="also write the figures to this file, such as book/results/speed.json"
+        "--out", type=Path, help="also write the figures to this file, such as book/results/speed/mine.json"
     )
     arguments = parser.parse_args()
     if arguments.batch < 1:

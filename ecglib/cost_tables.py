@@ -21,7 +21,7 @@ from ecglib.cost import (
 from ecglib.provenance import read_made
 from ecglib.style import Table
 
-SPEED = Path(__file__).resolve().parent.parent / "book" / "results" / "speed.json"
+SPEED = Path(__file__).resolve().parent.parent / "book" / "results" / "speed"  # a file for each processor
 
 
 def cost_table(settings: CostSettings) -> Table:
@@ -56,31 +56,34 @@ def storage_sentence(settings: CostSettings) -> str:
     )
 
 
-def measured_speed(path: Path = SPEED) -> Table:
-    """What `benchmarks/pretrain.py --out` measured when it last ran: a row for each network and contender.
+def measured_speed(folder: Path = SPEED) -> Table:
+    """What `benchmarks/pretrain.py --out` measured: a row for each processor, network and contender.
 
-    Raises EcglibError where the file is missing or was written otherwise.
+    Raises EcglibError where there is no file in the folder or one was written otherwise.
     """
-    rows = _measured(path)["rows"]
+    runs = [(made["machine"]["processor"], row) for made in _measured(folder) for row in made["rows"]]
     table = {
-        "images a second": [f"{row['images_per_second']:.2f}" for row in rows],
-        "of the peak": [f"{100 * row['utilisation']:.0f} %" for row in rows],
-        "ecglib's lead": [f"{row['ratio']:.2f} times" if row["ratio"] != 1 else "" for row in rows],
+        "images a second": [f"{row['images_per_second']:.2f}" for _, row in runs],
+        "of the peak": [f"{100 * row['utilisation']:.0f} %" for _, row in runs],
+        "ecglib's lead": [f"{row['ratio']:.2f} times" if row["ratio"] != 1 else "" for _, row in runs],
     }
-    index = [[row[name] for row in rows] for name in ("size", "contender")]
-    return Table(pd.DataFrame(table, pd.MultiIndex.from_arrays(index, names=["network", "program"])))
+    index = [(processor, row["size"], row["contender"]) for processor, row in runs]
+    names = ["processor", "network", "program"]
+    return Table(pd.DataFrame(table, pd.MultiIndex.from_tuples(index, names=names)))
 
 
-def measured_sentence(path: Path = SPEED) -> str:
-    """On what machine, with what code and how `measured_speed` came about."""
-    made = _measured(path)
-    return (
-        f"Measured on {made['machine']['processor']}, {made['threads']} threads, {made['precision']}, "
-        f"batches of {made['batch_size']}, commit `{made['commit'][:12]}`, by "
-        "`python benchmarks/pretrain.py --out FILE`."
-    )
+def measured_sentence(folder: Path = SPEED) -> str:
+    """On what machines, with what code and how `measured_speed` came about."""
+    runs = [
+        f"{made['machine']['processor']} ({made['threads']} threads, {made['precision']}, batches of "
+        f"{made['batch_size']}, commit `{made['commit'][:12]}`; "
+        f"peak {max(row['peak_gflops'] for row in made['rows']):,.0f} GFLOP/s)"
+        for made in _measured(folder)
+    ]
+    return f"Measured by `python benchmarks/pretrain.py --out FILE` on {' and '.join(runs)}."
 
 
-def _measured(path: Path) -> dict[str, Any]:
+def _measured(folder: Path) -> list[dict[str, Any]]:
     keys = ("rows", "machine", "threads", "precision", "batch_size", "commit")
-    return read_made(path, keys, f"python benchmarks/pretrain.py --out {path}")
+    paths = sorted(folder.glob("*.json")) or [folder / "mine.json"]  # which is missing, and said to be
+    return [read_made(path, keys, f"python benchmarks/pretrain.py --out {path}") for path in paths]

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from ecglib.beit import reproducible
 from ecglib.classifiers import Classifier, inference_batch, save_trained
 from ecglib.errors import EcglibError
+from ecglib.memory import keep_freed_memory
 from ecglib.precision import CHOICES, autocast, resolve_precision
 from ecglib.progress import track
 
@@ -185,6 +186,7 @@ class _Run:
 
 def predict(classifier: Classifier, store: Images, rows: np.ndarray, precision: str = "auto") -> np.ndarray:
     """Probability of class 1 (n,) float32 of the images at `rows`; runs where the classifier is."""
+    keep_freed_memory()
     device = next(classifier.parameters()).device
     number_format = resolve_precision(precision)
     size = inference_batch(device, number_format)

@@ -30,6 +30,7 @@ from ecglib.finetune import (
     check_rows,
     prediction_table,
 )
+from ecglib.memory import keep_freed_memory
 from ecglib.metrics import auroc
 from ecglib.precision import autocast, resolve_precision
 from ecglib.progress import track
@@ -83,6 +84,7 @@ def compute_features(
     classifier: Classifier, store: Images, rows: np.ndarray, out: np.ndarray, precision: str = "auto"
 ) -> None:
     """Fill `out` (n, d) with the pooled features of the images at positions `rows` (n,)."""
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classifier.to(device).eval()
     number_format = resolve_precision(precision)

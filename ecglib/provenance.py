@@ -18,7 +18,7 @@ from ecglib.errors import EcglibError
 
 PACKAGE = "ecglib"
 # Their code can change without changing any result.
-NEUTRAL = {"ecglib", "ecglib.errors", "ecglib.progress", "ecglib.provenance"}
+NEUTRAL = {"ecglib", "ecglib.errors", "ecglib.memory", "ecglib.progress", "ecglib.provenance"}
 
 
 def digest(value: object) -> str:

@@ -61,14 +61,17 @@ def test_measured_speed_is_what_the_benchmark_wrote(tmp_path: Path) -> None:
         {"size": "heartbeit_tiny", "contender": name, "images_per_second": speed, "ratio": 30 / speed}
         for name, speed in (("ecglib", 30.0), ("peer", 20.0))
     ]
-    rows = [{**row, "utilisation": 0.6} for row in rows]
+    rows = [{**row, "utilisation": 0.6, "peak_gflops": 1890.4} for row in rows]
     made = {"machine": {"processor": "Some CPU"}, "threads": 2, "precision": "bf16-mixed", "batch_size": 32}
-    path = tmp_path / "speed.json"
-    path.write_text(json.dumps({**made, "commit": "0123456789abcdef", "rows": rows}))
-    table = measured_speed(path)
-    assert table["images a second"].tolist() == ["30.00", "20.00"]
-    assert table["ecglib's lead"].tolist() == ["", "1.50 times"]
-    assert all(word in measured_sentence(path) for word in ("Some CPU", "2 threads", "0123456789ab"))
+    made |= {"commit": "0123456789abcdef", "rows": rows}
+    (tmp_path / "some.json").write_text(json.dumps(made))
+    (tmp_path / "other.json").write_text(json.dumps({**made, "machine": {"processor": "Other CPU"}}))
+    table = measured_speed(tmp_path)
+    assert table.index.get_level_values("processor").tolist() == ["Other CPU"] * 2 + ["Some CPU"] * 2
+    assert table["images a second"].tolist() == ["30.00", "20.00"] * 2
+    assert table["ecglib's lead"].tolist() == ["", "1.50 times"] * 2
+    sentence = measured_sentence(tmp_path)
+    assert all(word in sentence for word in ("Some CPU (2 threads", "0123456789ab", "peak 1,890 GFLOP/s"))
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"rows": []}'])
@@ -77,5 +80,5 @@ def test_damaged_measurements_are_one_line_with_the_command(tmp_path: Path, cont
     if content is not None:
         path.write_text(content)
     with pytest.raises(EcglibError, match=r"run python benchmarks/pretrain.py --out") as caught:
-        measured_speed(path)
+        measured_speed(tmp_path)
     assert "\n" not in str(caught.value)
