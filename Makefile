@@ -24,7 +24,7 @@ book: setup
 # The longest file comes first. By file, since groups (xdist 3.8) are not heeded by pytest 9.2.
 test: setup lint
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder \
-		tests/test_end_to_end.py tests --cov --cov-report=term --cov-fail-under=85
+		tests/test_end_to_end.py tests --durations=25 --cov --cov-report=term --cov-fail-under=85
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
