@@ -37,11 +37,16 @@ class Mean:
     """AUROC on test at the step best on validation, the mean over draws of the labels."""
 
     model: str
-    value: float
+    values: np.ndarray  # AUROC of each draw of the labels
     draws: np.ndarray  # (n_draws,) of the bootstrap over patients, the same for all models
     on_validation: float
     n: int  # ECGs of test
     n_positive: int
+
+    @property
+    def value(self) -> float:
+        """The mean."""
+        return float(self.values.mean())
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,10 @@ class Answer:
         """Difference of HeartBEiT to another model, and its interval."""
         low, high = percentile(self.ours.draws - other.draws, self.confidence)
         return self.ours.value - other.value, low, high
+
+    def spread(self, other: Mean) -> float:
+        """Standard deviation of that difference between draws of the labels; not a number of a single one."""
+        return float(np.std(self.ours.values - other.values, ddof=1)) if self.n_runs > 1 else np.nan
 
     @property
     def verdict(self) -> str:
@@ -120,7 +129,7 @@ def _mean(kept: KeptResults, model: str, cells: Sequence[Cell], settings: ScoreS
     y_true, _, patients = tested[0]
     return Mean(
         model,
-        float(np.mean([auroc(y, score) for y, score, _ in tested])),
+        np.array([auroc(y, score) for y, score, _ in tested]),
         mean_auroc_draws(y_true, [score for _, score, _ in tested], patients, settings),
         float(np.mean([auroc(y, score) for y, score, _ in validated])),
         len(y_true),
@@ -143,6 +152,11 @@ def _difference(answer: Answer, other: Mean) -> str:
     return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
+def _verdict(answer: Answer) -> str:
+    of_one = " by this one draw" if answer.n_runs == 1 else ""
+    return f"**{answer.verdict}**{of_one} for {_called(answer.outcome)}"
+
+
 def _runs(answers: Sequence[Answer]) -> str:
     """How many draws of the labels the means are over; for each outcome where they have not as many."""
 
@@ -160,7 +174,7 @@ def _sentences(answers: Sequence[Answer], kind: str, cohort: str) -> str:
     ours = _each(answers, lambda a: f"{a.ours.value:.3f} for {_called(a.outcome)}")
     theirs = _each(answers, lambda a: f"{a.photographs.value:.3f} ({model_name(a.photographs.model)})")
     gaps = _each(answers, lambda a: _difference(a, a.photographs))
-    verdicts = _each(answers, lambda a: f"**{a.verdict}** for {_called(a.outcome)}")
+    verdicts = _each(answers, _verdict)
     untrained = _each(answers, lambda a: _difference(a, a.untrained))
     return (
         f"**The central claim, tested.** With {100 * first.fraction:g} % of the labels of {cohort}, "
@@ -178,7 +192,12 @@ def _beside(heads: Sequence[Answer]) -> str:
         return ""
     gaps = _each(heads, lambda a: f"{_difference(a, a.photographs)} for {_called(a.outcome)}")
     untrained = _each(heads, lambda a: _difference(a, a.untrained))
+    chance = ""
+    if heads[0].n_runs > 1:
+        spread = _each(heads, lambda a: f"{a.spread(a.photographs):.3f}")
+        chance = f", and from draw to draw the first difference has a standard deviation of {spread}"
     return (
         f"\nWhere the networks stay as they are and only a linear head learns ({_runs(heads)}), HeartBEiT "
-        f"minus the best network pretrained on photographs is {gaps}, minus random weights {untrained}.\n"
+        f"minus the best network pretrained on photographs is {gaps}, minus random weights {untrained}. No "
+        f"interval holds the chance in drawing so few labels{chance}.\n"
     )

@@ -12,7 +12,7 @@ from predicted import cell
 from sklearn.metrics import roc_auc_score
 
 from ecglib import pages
-from ecglib.answer import NO_ANSWER, PROFILE, central_answer
+from ecglib.answer import NO_ANSWER, PROFILE, Answer, Mean, _sentences, central_answer
 from ecglib.errors import EcglibError
 from ecglib.grid import Cell, Kind
 from ecglib.metrics import ScoreSettings
@@ -82,16 +82,34 @@ def test_the_interval_decides(tmp_path: Path, ours: float, theirs: float, verdic
     assert verdict in central_answer(tmp_path, SETTINGS)
 
 
+def test_a_verdict_of_one_draw_is_called_so(tmp_path: Path) -> None:
+    answer = Answer("stemi", 0.01, 1, *(mean(value) for value in (0.8, 0.7, 0.6)), confidence=0.95)
+    said = _sentences([answer], "finetuned", "PTB-XL")
+    assert "one draw of the labels" in said
+    assert "**holds** by this one draw for STEMI" in said
+    assert np.isnan(answer.spread(answer.photographs))
+
+
+def mean(value: float) -> Mean:
+    return Mean("mobilenetv2", np.array([value]), np.full(10, value), value, 100, 20)
+
+
 def test_heads_answer_where_nothing_was_fine_tuned(tmp_path: Path) -> None:
     keep(tmp_path, dict.fromkeys(MODELS, 1.0), ["head"])
     assert "a linear head on its frozen features" in central_answer(tmp_path, SETTINGS)
 
 
 def test_heads_stand_beside_what_was_fine_tuned(tmp_path: Path) -> None:
-    keep(tmp_path, dict(zip(MODELS, (1.6, 0.4, 0.9, 0.6), strict=True)), ["finetuned", "head"])
+    distances = dict(zip(MODELS, (1.6, 0.4, 1.2, 0.3), strict=True))
+    smallest = keep(tmp_path, distances, ["finetuned", "head"])
     tuned, beside = central_answer(tmp_path, SETTINGS).strip().split("\n\n")
     assert "our HeartBEiT, fine-tuned, reaches" in tuned
     assert "only a linear head learns (the mean of 2 draws of the labels)" in beside
+    gaps = [
+        by_hand(ours, "test") - by_hand(theirs, "test")
+        for ours, theirs in zip(smallest["heartbeit"], smallest["efficientnet_lite2"], strict=True)
+    ]
+    assert f"standard deviation of {np.std(gaps, ddof=1):.3f}." in beside
     shared = re.findall(r"[+-]\.?[\d.]+ \([^)]+\)", tuned)
     assert shared == re.findall(r"[+-]\.?[\d.]+ \([^)]+\)", beside), "the same predictions, the same numbers"
 
