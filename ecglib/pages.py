@@ -137,7 +137,7 @@ def assemble(plan: dict[str, Any], destination: Path) -> None:
     records = {}
     for page, entry in plan["pages"].items():
         records[page] = check_executed(Path(entry["executed"]), entry["key"])
-        _lay_out(Path(entry["executed"]), executed / f"{page}.ipynb", records[page])
+        _lay_out(Path(entry["executed"]), executed / f"{page}.ipynb", records[page], plan["pages"])
     keys = {page: entry["key"] for page, entry in plan["pages"].items()}
     (executed / "keys.json").write_text(json.dumps(keys), encoding="utf-8")
     (destination / "book" / "answer.md").write_text(_answer(destination.parent), encoding="utf-8")
@@ -160,13 +160,16 @@ def _answer(cache: Path) -> str:
 
 
 def _without_links(text: str, pages: Iterable[str]) -> str:
-    """Prose without links to the notebooks that this book leaves out: their names stay as words."""
-    links = re.compile(r"\[([^\]]+)\]\((?:\.\./book/)?executed/(\w+)\.ipynb\)")
+    """Text without links to the notebooks that this book leaves out: their names stay as words."""
+    links = re.compile(r"\[([^\]]+)\]\((?:(?:\.\./book/)?executed/)?(\w+)\.ipynb\)")
     return links.sub(lambda link: link[0] if link[2] in pages else link[1], text)
 
 
-def _lay_out(source: Path, target: Path, record: dict[str, Any]) -> None:
-    """Copy an executed notebook, its outcome in the title, its box of provenance right under, no stderr."""
+def _lay_out(source: Path, target: Path, record: dict[str, Any], pages: Iterable[str]) -> None:
+    """Copy an executed notebook, its outcome in the title, its box of provenance right under, no stderr.
+
+    pages: those of the book, to which alone it may link.
+    """
     content = json.loads(source.read_text(encoding="utf-8"))
     cells = content["cells"]
     box = next(
@@ -179,6 +182,8 @@ def _lay_out(source: Path, target: Path, record: dict[str, Any]) -> None:
         cells[0]["source"] = "".join(cells[0]["source"]).replace("# ", title, 1)
     box["metadata"]["tags"] = ["remove-input"]  # the call says nothing to a reader
     for cell in cells:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = _without_links("".join(cell["source"]), pages)
         if "outputs" in cell:  # libraries' warnings hold paths of this machine
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
     content["metadata"].pop("papermill", None)  # it holds paths of this machine

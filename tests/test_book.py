@@ -205,6 +205,17 @@ def test_assembling_lifts_the_box_under_the_title_and_leaves_paths_behind(tmp_pa
     assert json.loads((executed / "keys.json").read_text(encoding="utf-8")) == {"01_cohorts": KEY}
 
 
+def test_a_notebook_links_to_no_page_that_is_left_out(tmp_path: Path) -> None:
+    notebook = _executed()
+    notebook["cells"].insert(
+        1, v4.new_markdown_cell("See [09](09_statistics.ipynb), [01](01_cohorts.ipynb).")
+    )
+    pages.assemble(_plan(tmp_path, notebook), tmp_path / "book")
+    page = tmp_path / "book" / "book" / "executed" / "01_cohorts.ipynb"
+    texts = ["".join(cell["source"]) for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]]
+    assert "See 09, [01](01_cohorts.ipynb)." in texts
+
+
 def test_a_page_of_an_outcome_has_it_in_its_title(tmp_path: Path) -> None:
     pages.assemble(_plan(tmp_path, _executed({**RECORD, "outcome": "low_lvef"})), tmp_path / "book")
     page = tmp_path / "book" / "book" / "executed" / "01_cohorts.ipynb"
