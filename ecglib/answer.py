@@ -16,7 +16,7 @@ from ecglib.metrics import ScoreSettings, auroc
 from ecglib.protocols import read
 from ecglib.resampling import mean_auroc_draws
 from ecglib.results import CELLS, KeptResults
-from ecglib.style import model_name, outcome_name
+from ecglib.style import difference_text, model_name, outcome_name
 
 PROFILE = "ptbxl-tiny"
 OURS, UNTRAINED = "heartbeit", "random"
@@ -95,7 +95,8 @@ def central_answer(folder: Path, settings: ScoreSettings | None = None) -> str:
 
 def _answers(kept: KeptResults, cells: Sequence[Cell], settings: ScoreSettings) -> list[Answer]:
     """Of cells of one kind those of the smallest fraction: an answer for each outcome that has one."""
-    fewest = [c for c in cells if c.fraction == min(cell.fraction for cell in cells)]
+    smallest = min((cell.fraction for cell in cells), default=1.0)
+    fewest = [cell for cell in cells if cell.fraction == smallest]
     outcomes = dict.fromkeys(cell.outcome for cell in fewest)
     found = [_answer(kept, [c for c in fewest if c.outcome == outcome], settings) for outcome in outcomes]
     return [answer for answer in found if answer]
@@ -148,8 +149,7 @@ def _each(answers: Sequence[Answer], text: Callable[[Answer], str]) -> str:
 
 
 def _difference(answer: Answer, other: Mean) -> str:
-    value, low, high = answer.minus(other)
-    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+    return difference_text(*answer.minus(other))
 
 
 def _verdict(answer: Answer) -> str:

@@ -189,3 +189,8 @@ def model_legend(figure: Plot, axes: Sequence[Axes]) -> None:
 def legend_above(ax: Axes, columns: int) -> None:
     """A legend over the panel, where it hides no data."""
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, handlelength=1.4)
+
+
+def difference_text(value: float, low: float, high: float) -> str:
+    """A difference and its interval with their signs."""
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"

@@ -9,7 +9,7 @@ from ecglib.checkpoints import ENCODER
 from ecglib.errors import EcglibError
 from ecglib.provenance import read_made
 from ecglib.published import LAYERS, PROBES, PROBES_MADE, Pretrained, training_hours
-from ecglib.style import Table, model_name, outcome_name
+from ecglib.style import Table, difference_text, model_name, outcome_name
 from ecglib.tokenizer import FILE_NAME
 
 TARGET = 0.05  # AUROC over random weights from few labels that the public weights were to reach
@@ -147,7 +147,7 @@ def _auroc(row: Mapping[str, Any]) -> str:
 
 
 def _difference(row: Mapping[str, Any]) -> str:
-    return f"{row['difference']:+.3f} ({row['difference_low']:+.3f} to {row['difference_high']:+.3f})"
+    return difference_text(row["difference"], row["difference_low"], row["difference_high"])
 
 
 def probe_sentence(model: Pretrained, found: pd.DataFrame) -> str:

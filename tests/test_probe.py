@@ -68,14 +68,14 @@ def made_features() -> np.ndarray:
 
 def test_features_are_those_of_the_classifier_in_evaluation_and_are_computed_once(tmp_path: Path) -> None:
     classifier, store, path = tiny(), Images(), tmp_path / "features.npy"
-    features = cache_features(classifier.train(), store, path, "32-true")
+    features = cache_features(classifier.train(), store, path)
     assert isinstance(features, np.memmap)
     assert (features.shape, features.dtype) == ((N, 6), np.float32)
     with torch.inference_mode():
         expected = classifier.eval().features(torch.from_numpy(store.images))
     np.testing.assert_allclose(features, expected, atol=1e-5)
     store.images = np.zeros_like(store.images)
-    np.testing.assert_array_equal(cache_features(classifier, store, path, "32-true"), features)
+    np.testing.assert_array_equal(cache_features(classifier, store, path), features)
 
 
 def test_layers_are_the_mean_patches_after_each_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_layers_are_the_mean_patches_after_each_block(monkeypatch: pytest.Monkey
     classifier, rows = make_classifier("random", size="minute", seed=1).eval(), np.array([4, 0, 2])
     pixels = np.random.default_rng(2).integers(0, 256, (5, 224, 224), dtype=np.uint8)
     store: Any = Mock(pixels=lambda rows: pixels[rows])
-    layers = features_by_layer(classifier, store, rows, "32-true")
+    layers = features_by_layer(classifier, store, rows)
     backbone: Any = classifier.backbone
     images = (torch.from_numpy(pixels[rows]).float() / 127.5 - 1)[:, None].expand(-1, 3, -1, -1)
     oracle = backbone.forward_intermediates(images, intermediates_only=True, output_fmt="NLC")
@@ -147,7 +147,7 @@ def test_shifting_and_scaling_a_feature_changes_nothing() -> None:
 
 def test_the_saved_head_in_its_classifier_predicts_what_the_best_validation_step_says(tmp_path: Path) -> None:
     classifier, store, weights = tiny(), Images(), tmp_path / "weights.safetensors"
-    features = cache_features(classifier, store, tmp_path / "features.npy", "32-true")
+    features = cache_features(classifier, store, tmp_path / "features.npy")
     table = fit_head(features, store, ROWS, LABELS, PATH, weights)
     scores = [
         roc_auc_score(rows["y_true"], rows["y_score"])
