@@ -69,7 +69,7 @@ def run_grid(
                 say(f"{hours:g} hours are over; the same command goes on from here")
                 break
             if not kept or cell not in kept.cells:
-                study.predictions(cell)
+                _make(study, cell)
     except KeyboardInterrupt:
         raise EcglibError("stopped by the keyboard; the same command goes on from here") from None
     print(progress_table(study, wanted, kept).to_string(index=False))
@@ -77,6 +77,14 @@ def run_grid(
         n_cells = _export(study, export, kept)
         size = sum(path.stat().st_size for path in export.iterdir()) / 1e6
         say(f"{export}: results of {n_cells} of {len(every)} cells kept, {size:.1f} MB")
+
+
+def _make(study: Study, cell: Cell) -> None:
+    """Make a cell unless it exists; a line for one that is fine-tuned, which takes minutes."""
+    new = study.existing(cell) is None
+    study.predictions(cell)
+    if new and cell.kind == "finetuned" and (folder := study.existing(cell)):
+        say(f"{cell}: {study.lack(cell) or 'made'}, {_made(folder)['seconds'] / 60:.1f} minutes")
 
 
 def _made(folder: Path) -> dict[str, Any]:

@@ -24,10 +24,11 @@ def resolve_precision(name: str) -> Precision:
         return cast(Precision, name)
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if _processor_has_bf16() else "32-true"
+    return "bf16-mixed" if processor_has_bf16() else "32-true"
 
 
-def _processor_has_bf16() -> bool:
+def processor_has_bf16() -> bool:
+    """Whether this processor multiplies matrices in bfloat16, so that `auto` takes it."""
     # Private names of torch: where a version lacks one, the answer is no and training is only slower.
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)

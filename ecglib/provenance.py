@@ -139,12 +139,18 @@ def commit() -> str:
 
 
 def machine() -> dict[str, str | int]:
-    """Processor, cores, accelerator and versions: what a wall time means nothing without."""
+    """Processor, cores, accelerator and versions: what a wall time means nothing without.
+
+    With the processor's instructions, since one name covers some that round differently.
+    """
     import torch
 
+    from ecglib.precision import processor_has_bf16
+
+    instructions = torch.backends.cpu.get_cpu_capability() + (", bfloat16" if processor_has_bf16() else "")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return {
-        "processor": _processor(),
+        "processor": f"{_processor()} ({instructions})",
         "cores": os.cpu_count() or 1,
         "device": device,
         "python": platform.python_version(),

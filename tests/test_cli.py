@@ -94,18 +94,11 @@ def small_ptbxl(ptbxl_subset: Path, tmp_path: Path) -> Path:
 
 def test_damaged_record_stops_the_run_with_one_line(small_ptbxl: Path, tmp_path: Path) -> None:
     damaged = sorted(small_ptbxl.glob("records100/*/*.dat"))[5]
-    whole = damaged.read_bytes()
-    damaged.write_bytes(whole[:-100])
+    damaged.write_bytes(damaged.read_bytes()[:-100])
     # A page that needs no ECG is at work meanwhile, and ends first.
     few = [word for size in ("large", "small") for word in ("--set", f"09_statistics.n_{size}=2")]
     done = ecglib("run", *PTBXL, *few, "--data", small_ptbxl, runs=tmp_path / "runs")
     assert_one_clear_line(done, damaged.name)
-
-    damaged.write_bytes(whole)
-    header = damaged.with_suffix(".hea")
-    header.write_text(header.read_text().replace(" 12 100 1000", " 12 100 2000"))
-    done = ecglib("run", *PTBXL, *few, "--data", small_ptbxl, runs=tmp_path / "runs")
-    assert_one_clear_line(done, header.stem)
 
 
 def test_convert_says_what_it_found(tmp_path: Path) -> None:

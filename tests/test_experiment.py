@@ -414,6 +414,17 @@ def test_the_grid_stops_after_its_hours_and_says_what_lacks(
         experiment.export_results(a_study(world), tmp_path / "kept")
 
 
+def test_each_fine_tuned_cell_is_named_once_when_it_is_made(
+    world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("ECGLIB_RUNS", str(tmp_path))
+    few = ["05_finetuning.models=['random']", "05_finetuning.fractions=[1]", "05_finetuning.draws=[1]"]
+    few += ["05_finetuning.extra_models=[]", "05_finetuning.head_fractions=[1]"]
+    for expected in (["random finetuned, 100 % of stemi, official, draw 0: made, 0.0 minutes"], []):
+        experiment.run_grid(str(world / "mine.yaml"), DataPaths(), few, "stemi")
+        assert [line for line in capsys.readouterr().err.splitlines() if "minutes" in line] == expected
+
+
 def test_a_grid_that_was_killed_goes_on(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECGLIB_RUNS", str(tmp_path))
     name, asked = str(world / "mine.yaml"), []
