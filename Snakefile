@@ -45,6 +45,7 @@ rule page:
         key=lambda wildcards: PAGES[wildcards.page]["key"],
         source=lambda wildcards: PAGES[wildcards.page]["source"],
         arguments=lambda wildcards: PAGES[wildcards.page]["arguments"],
+        environment=lambda wildcards: [f"{name}={value}" for name, value in PAGES[wildcards.page]["environment"].items()],
         python=PLAN["python"],
         # Pages that run at the same time must not fight over the cores.
         threads=lambda wildcards: PAGES[wildcards.page]["threads"],
@@ -52,5 +53,5 @@ rule page:
     resources:
         gpu=lambda wildcards: PAGES[wildcards.page]["gpu"],
     shell:
-        "OMP_NUM_THREADS={params.threads} {params.python:q} -m papermill {params.source:q} {log:q} {params.arguments:q}"
+        "env {params.environment:q} OMP_NUM_THREADS={params.threads} {params.python:q} -m papermill {params.source:q} {log:q} {params.arguments:q}"
         " --no-progress-bar --log-level ERROR && mv {log:q} {output:q}"

@@ -22,7 +22,12 @@ from ecglib.results import CELLS, KeptResults
 from ecglib.study import Study
 from ecglib.style import outcome_name
 
+EXECUTED = Path("book/executed")  # of a book's source
 RECORD = "ecglib"  # where a page's record lies in the metadata of its last output
+SHOWN = (
+    " Its pages under the heading of {source} were made of predictions that are kept with the book "
+    "(`book/results/{profile}`): every number and figure on them was computed anew."
+)
 FROM_PREDICTIONS = (
     " It was made of predictions that are kept with the book (`book/results/{profile}`), without ECGs and "
     "without training: every number and figure was computed from them anew. Pages that need the ECGs are "
@@ -60,7 +65,7 @@ def _box(record: dict[str, Any]) -> str:
         facts["Predictions"] = record["predictions"]
     rows = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in facts.items())
     return (
-        '<details class="provenance"><summary>How this page was made</summary>'
+        f'<details class="provenance"><summary>How this page was made, on {_text(record["source"])}</summary>'
         f"<table>{rows}</table>{_parameter_table(record['parameters'])}"
         f"<p>To make it again:</p><pre>{_text(record['command'])}</pre></details>"
     )
@@ -132,12 +137,13 @@ def assemble(plan: dict[str, Any], destination: Path) -> None:
     for prose in destination.glob("*/*.md"):
         prose.write_text(_without_links(prose.read_text(encoding="utf-8"), plan["pages"]), encoding="utf-8")
     shutil.copy(ROOT / "_config.yml", destination)
-    executed = destination / "book" / "executed"
+    executed = destination / EXECUTED
     executed.mkdir()
     records = {}
     for page, entry in plan["pages"].items():
         records[page] = check_executed(Path(entry["executed"]), entry["key"])
-        _lay_out(Path(entry["executed"]), executed / f"{page}.ipynb", records[page], plan["pages"])
+        (executed / page).parent.mkdir(exist_ok=True)
+        _lay_out(Path(entry["executed"]), executed / f"{page}.ipynb", records[page], page, plan["pages"])
     keys = {page: entry["key"] for page, entry in plan["pages"].items()}
     (executed / "keys.json").write_text(json.dumps(keys), encoding="utf-8")
     (destination / "book" / "answer.md").write_text(_answer(destination.parent), encoding="utf-8")
@@ -161,14 +167,17 @@ def _answer(cache: Path) -> str:
 
 def _without_links(text: str, pages: Iterable[str]) -> str:
     """Text without links to the notebooks that this book leaves out: their names stay as words."""
-    links = re.compile(r"\[([^\]]+)\]\((?:(?:\.\./book/)?executed/)?(\w+)\.ipynb\)")
-    return links.sub(lambda link: link[0] if link[2] in pages else link[1], text)
+    links = re.compile(
+        r"\[([^\]]+)\]\((?:(?:\.\./book/)?executed/)?([\w/-]+)\.ipynb\)"  # of Markdown
+        r'|<a href="(\w+)\.html(?:#[^"]*)?">(.*?)</a>'  # of a table
+    )
+    return links.sub(lambda link: link[0] if (link[2] or link[3]) in pages else link[1] or link[4], text)
 
 
-def _lay_out(source: Path, target: Path, record: dict[str, Any], pages: Iterable[str]) -> None:
-    """Copy an executed notebook, its outcome in the title, its box of provenance right under, no stderr.
+def _lay_out(source: Path, target: Path, record: dict[str, Any], page: str, pages: Iterable[str]) -> None:
+    """Copy an executed notebook: what it is of in its title, its box of provenance right under, no stderr.
 
-    pages: those of the book, to which alone it may link.
+    pages: those of the book; it may link to those alone that lie in the same folder.
     """
     content = json.loads(source.read_text(encoding="utf-8"))
     cells = content["cells"]
@@ -177,17 +186,31 @@ def _lay_out(source: Path, target: Path, record: dict[str, Any], pages: Iterable
     )
     cells.remove(box)
     cells.insert(1, box)
-    if record["outcome"]:  # one notebook makes several pages
-        title = f"# {outcome_name(record['outcome'])}: "
-        cells[0]["source"] = "".join(cells[0]["source"]).replace("# ", title, 1)
+    cells[0]["source"] = "".join(cells[0]["source"]).replace("# ", f"# {_what_of(record, page)}", 1)
     box["metadata"]["tags"] = ["remove-input"]  # the call says nothing to a reader
+    beside = {other.rpartition("/")[2] for other in pages if _folder(other) == _folder(page)}
     for cell in cells:
         if cell["cell_type"] == "markdown":
-            cell["source"] = _without_links("".join(cell["source"]), pages)
+            cell["source"] = _without_links("".join(cell["source"]), beside)
         if "outputs" in cell:  # libraries' warnings hold paths of this machine
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
+        for data in (output["data"] for output in cell.get("outputs", []) if "data" in output):
+            if "text/html" in data:
+                data["text/html"] = _without_links("".join(data["text/html"]), beside)
     content["metadata"].pop("papermill", None)  # it holds paths of this machine
     target.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _folder(page: str) -> str:
+    """Under which name a page lies; empty for one of the book's own profile."""
+    return page.rpartition("/")[0]
+
+
+def _what_of(record: dict[str, Any], page: str) -> str:
+    """Begin a title where one notebook makes several pages: by the source of a shown one, and the outcome."""
+    source = [record["source"].partition(" (")[0]] if _folder(page) else []
+    outcome = [outcome_name(record["outcome"])] if record["outcome"] else []
+    return f"{', '.join(source + outcome)}: " if source or outcome else ""
 
 
 def _this_run(plan: dict[str, Any], records: dict[str, dict[str, Any]]) -> str:
@@ -195,6 +218,8 @@ def _this_run(plan: dict[str, Any], records: dict[str, dict[str, Any]]) -> str:
     seconds = sum(record["wall_seconds"] for record in records.values())
     links = " and ".join(f'<a href="../{name}" download>{name}</a>' for name in _shared(plan))
     kept = FROM_PREDICTIONS.format(**plan) if plan["from_predictions"] else ""
+    shown = {(_folder(page), record["source"]) for page, record in records.items() if _folder(page)}
+    kept += "".join(SHOWN.format(profile=profile, source=source) for profile, source in sorted(shown))
     consumed = f" What it consumed is described for machines (Croissant): {links}." if links else ""
     return (
         f"**This edition** was made by profile `{plan['profile']}` ({plan['description']}) from: "
@@ -218,20 +243,25 @@ def fit_toc(toc: Any, pages: Iterable[str]) -> Any:
         return toc
     entries: list[Any] = []
     for entry in toc:
-        path = Path(entry.get("file", ""))
-        notebook = next((n for n, e in NOTEBOOKS.items() if e.per_outcome and path.name.startswith(n)), None)
-        if notebook is None:
-            if path.parent.name != "executed" or path.name in pages:
-                entries.append(fit_toc(entry, pages))
-        else:
-            title = entry["title"].partition(":")[0]
-            outcomes = [page.removeprefix(f"{notebook}_") for page in pages if page.startswith(notebook)]
-            fitting = [
-                {"file": f"book/executed/{notebook}_{o}", "title": f"{title}: {outcome_name(o)}"}
-                for o in outcomes
-            ]
+        file = Path(entry.get("file", ""))
+        if EXECUTED in file.parents:
+            fitting = _fit_page(entry, str(file.relative_to(EXECUTED)), pages)
             entries += [e for e in fitting if e not in entries]
+        elif (fitted := fit_toc(entry, pages)).keys() >= entry.keys() - {"sections"}:  # a part has chapters
+            entries.append(fitted)
     return entries
+
+
+def _fit_page(entry: dict[str, Any], page: str, pages: Iterable[str]) -> list[dict[str, Any]]:
+    """The entries in the place of one notebook's: none, itself, or one for each outcome of this book."""
+    notebook = next(
+        (n for n, e in NOTEBOOKS.items() if e.per_outcome and Path(page).name.startswith(n)), None
+    )
+    if notebook is None:
+        return [entry] if page in pages else []
+    stem, title = str(Path(page).with_name(f"{notebook}_")), entry["title"].partition(":")[0]
+    outcomes = [other.removeprefix(stem) for other in pages if other.startswith(stem)]
+    return [{"file": str(EXECUTED / f"{stem}{o}"), "title": f"{title}: {outcome_name(o)}"} for o in outcomes]
 
 
 def build(plan: dict[str, Any], source: Path, html_folder: Path) -> None:

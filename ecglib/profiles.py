@@ -47,7 +47,7 @@ class Notebook:
     reads: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()  # notebooks whose settings it depends on, but not their results
     per_outcome: bool = False  # executed once for each outcome
-    of_predictions: bool = False  # needs no ECGs where predictions were kept
+    of_predictions: bool = False  # needs no ECGs: predictions that were kept are enough
     all_cores: bool = False  # trains one network on all cores; the others leave some to the next page
 
     def fields(self) -> dict[str, type]:
@@ -62,7 +62,7 @@ NOTEBOOKS = {
     # Published weights are a tokenizer and an encoder: the first page that takes them names them.
     "03_tokens": Notebook((WeightsSettings, TokenizerSettings), reads=("02_preprocessing",), all_cores=True),
     "04_pretraining": Notebook((PretrainSettings,), reads=("03_tokens",), all_cores=True),
-    "13_weights": Notebook((ShownWeights,), uses=("01_cohorts",)),
+    "13_weights": Notebook((ShownWeights,), uses=("01_cohorts",), of_predictions=True),
     "05_finetuning": Notebook(
         (GridSettings, FinetuneSettings, ProbeSettings, ScoreSettings),
         reads=("04_pretraining",),
@@ -71,13 +71,15 @@ NOTEBOOKS = {
     ),
     # The paper's claims are of distances between images, too.
     "06_results": Notebook(reads=("05_finetuning",), uses=("07_domain_shift",), of_predictions=True),
-    "10_reliability": Notebook((ReliabilitySettings,), reads=("05_finetuning",), per_outcome=True),
+    "10_reliability": Notebook(
+        (ReliabilitySettings,), reads=("05_finetuning",), per_outcome=True, of_predictions=True
+    ),
     "07_domain_shift": Notebook((ShiftSettings,), reads=("02_preprocessing",)),
     "08_saliency": Notebook((SaliencySettings,), reads=("05_finetuning",)),
-    "09_statistics": Notebook((CoverageSettings,), uses=("01_cohorts",)),
+    "09_statistics": Notebook((CoverageSettings,), uses=("01_cohorts",), of_predictions=True),
     "11_audit": Notebook((TreeSettings,), reads=("05_finetuning",)),
     "12_label_lab": Notebook((LabSettings,), reads=("05_finetuning",), uses=("11_audit",)),
-    "14_cost": Notebook((CostSettings,), uses=("01_cohorts",)),
+    "14_cost": Notebook((CostSettings,), uses=("01_cohorts",), of_predictions=True),
 }
 
 
@@ -97,6 +99,7 @@ class Profile:
     outcomes: tuple[str, ...]
     values: Mapping[str, Mapping[str, Any]]
     overrides: Mapping[str, Mapping[str, Any]]
+    shows: tuple[str, ...] = ()  # profiles whose kept results stand in the same book
 
     def settings(self, kind: type[S]) -> S:
         """The settings of one stage as its dataclass."""
@@ -136,6 +139,7 @@ def load_profile(name: str, overrides: str | Iterable[str] = ()) -> Profile:
     if not isinstance(content, dict) or not {"description", "outcomes"} <= content.keys():
         raise EcglibError(f"{path.name}: a profile needs the keys 'description' and 'outcomes'; add them")
     description, outcomes = str(content.pop("description")), tuple(content.pop("outcomes"))
+    shows = tuple(content.pop("shows", ()))
     changed = parse_overrides(overrides)
     values: dict[str, dict[str, Any]] = {notebook: {} for notebook in NOTEBOOKS}
     for source in (content, changed):
@@ -143,7 +147,7 @@ def load_profile(name: str, overrides: str | Iterable[str] = ()) -> Profile:
             _require_known(notebook, NOTEBOOKS, "notebook")
             for setting, value in (settings or {}).items():
                 values[notebook][setting] = _cast(notebook, setting, value)
-    profile = Profile(path.stem, name, description, outcomes, values, changed)
+    profile = Profile(path.stem, name, description, outcomes, values, changed, shows)
     profile.all_settings(NOTEBOOKS)  # each dataclass checks its values
     _require_effect(profile)
     return profile
@@ -258,6 +262,12 @@ def pages(profile: Profile, of_predictions: bool = False) -> dict[str, tuple[str
         if entry.of_predictions or not of_predictions
     }
     return {page_name(n, outcome): (n, outcome) for n in outcomes for outcome in outcomes[n]}
+
+
+def result_pages(profile: Profile) -> dict[str, tuple[str, str | None]]:
+    """Those pages of kept predictions that tell what the experiment found: name -> (notebook, outcome)."""
+    made = pages(profile, of_predictions=True)
+    return {page: made[page] for page in made if "05_finetuning" in ancestors(made[page][0])}
 
 
 def page_key(profile: Profile, notebook: str, outcome: str | None, fingerprint: str) -> str:

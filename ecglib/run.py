@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,9 +20,11 @@ from ecglib.croissant import write_description
 from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.errors import EcglibError
 from ecglib.estimates import estimate_steps
-from ecglib.opening import open_data, require_weights, runs_folder
-from ecglib.profiles import NOTEBOOKS, ROOT, Profile, load_profile, page_key, pages
+from ecglib.opening import KEPT, open_data, require_weights, runs_folder
+from ecglib.profiles import NOTEBOOKS, ROOT, Profile, load_profile, page_key, pages, result_pages
 from ecglib.provenance import atomic_path, digest, file_sha256
+from ecglib.results import CELLS
+from ecglib.stages import LEDGER
 
 BOOK_FILES = ("book/**/*", "docs/**/*", "_config.yml", "_toc.yml")
 
@@ -32,30 +35,26 @@ def make_plan(
     """All that the Snakefile needs: each page's source, key, arguments and the pages that it reads.
 
     `profile` and `cohort` as `open_data` gives them. Where `data` names kept results, the pages made of them.
+    Pages of kept results that the profile shows besides lie under the name of theirs.
     """
     folder, kept = runs_folder(profile, data), bool(data and data.results)
-    made = pages(profile, of_predictions=kept)
     # Every outcome has a slot: three pages of one thread each keep two cores busier than two at a time do.
     slots = max(os.cpu_count() or 1, len(profile.outcomes))
+    made = pages(profile, of_predictions=kept)
+    entries, ledgers = _entries(profile, cohort, folder / "executed", made, slots), {"": folder / LEDGER}
+    for name in profile.shows:
+        if (KEPT / name / CELLS).exists():
+            shown, results = load_profile(name), DataPaths(results=KEPT / name)
+            shown, its_cohort = open_data(shown, results)
+            its_pages = _entries(shown, its_cohort, folder / "executed" / name, result_pages(shown), slots)
+            entries |= _under(name, its_pages, results.environment())
+            ledgers[f"{name}/"] = runs_folder(shown, results) / LEDGER
     book = {str(p.relative_to(ROOT)): file_sha256(p) for glob in BOOK_FILES for p in _tracked(glob)}
-    entries = {
-        page: {
-            "notebook": notebook,
-            "source": str(ROOT / "notebooks" / f"{notebook}.ipynb"),
-            "executed": str(folder / "executed" / f"{page}.ipynb"),
-            "key": page_key(profile, notebook, outcome, cohort.fingerprint),
-            "arguments": _arguments(profile, notebook, outcome),
-            "threads": _threads(profile, notebook),
-            "slots": slots if NOTEBOOKS[notebook].all_cores else _threads(profile, notebook),
-            "gpu": int(torch.cuda.is_available()),  # the Snakefile lets one page at a time use it
-            "reads": [page for page, (name, _) in made.items() if name in NOTEBOOKS[notebook].reads],
-        }
-        for page, (notebook, outcome) in made.items()
-    }
     return {
         "profile": profile.name,
         "description": profile.description,
         "folder": str(folder),
+        "ledgers": {under: str(path) for under, path in ledgers.items()},
         "python": sys.executable,
         "slots": slots,
         "from_predictions": kept,
@@ -63,6 +62,38 @@ def make_plan(
         "html": str(html.resolve() if html else folder / "html"),
         "pages": entries,
         "book_key": digest([book, {page: entry["key"] for page, entry in entries.items()}]),
+    }
+
+
+def _entries(
+    profile: Profile, cohort: Cohort, executed: Path, made: Mapping[str, tuple[str, str | None]], slots: int
+) -> dict[str, dict[str, Any]]:
+    """What the Snakefile needs of each page; `made`: page -> (notebook, outcome)."""
+    return {
+        page: {
+            "notebook": notebook,
+            "source": str(ROOT / "notebooks" / f"{notebook}.ipynb"),
+            "executed": str(executed / f"{page}.ipynb"),
+            "key": page_key(profile, notebook, outcome, cohort.fingerprint),
+            "arguments": _arguments(profile, notebook, outcome),
+            "environment": {},
+            "threads": _threads(profile, notebook),
+            "slots": slots if NOTEBOOKS[notebook].all_cores else _threads(profile, notebook),
+            "gpu": int(torch.cuda.is_available()),  # the Snakefile lets one page at a time use it
+            "reads": [page for page, (name, _) in made.items() if name in NOTEBOOKS[notebook].reads],
+        }
+        for page, (notebook, outcome) in made.items()
+    }
+
+
+def _under(
+    name: str, entries: Mapping[str, dict[str, Any]], environment: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """The same pages under a name, made in an environment of their own."""
+    return {
+        f"{name}/{page}": entry
+        | {"environment": dict(environment), "reads": [f"{name}/{read}" for read in entry["reads"]]}
+        for page, entry in entries.items()
     }
 
 
@@ -102,10 +133,10 @@ def run_profile(name: str, data: DataPaths, overrides: Sequence[str], html: Path
         if not data.results:
             write_description(folder, cohort, profile.settings(CohortSettings), data.folder)
         environment = os.environ | data.environment() | {"ECGLIB_PROGRESS": str(folder / "progress")}
-        code = _follow(_start_snakemake(folder, plan["slots"], environment, lock), folder)
+        code = _follow(_start_snakemake(folder, plan["slots"], environment, lock), plan, folder)
         if code:
             raise EcglibError(_why(plan, folder))
-    _summarise(plan, folder, started)
+    _summarise(plan, started)
 
 
 def _write_plan(plan: dict[str, Any], folder: Path) -> None:
@@ -178,18 +209,18 @@ def _start_snakemake(folder: Path, slots: int, environment: dict[str, str], lock
     return process
 
 
-def _follow(process: subprocess.Popen, folder: Path) -> int:
+def _follow(process: subprocess.Popen, plan: dict[str, Any], folder: Path) -> int:
     """Show what the notebooks report until Snakemake ends; returns its exit code."""
-    ledger, progress = folder / "ledger.jsonl", folder / "progress"
+    progress = folder / "progress"
     progress.write_text("", encoding="utf-8")
-    seen = ledger.stat().st_size if ledger.exists() else 0
-    shown = 0.0
+    ledgers, shown = _ledgers(plan), 0.0
+    for ledger in ledgers:
+        ledger.new()  # of earlier runs
     try:
         while True:
             ended = process.poll() is not None
-            for entry in _entries(ledger, seen):
+            for entry in (entry for ledger in ledgers for entry in ledger.new()):
                 say(_sentence(entry))
-            seen = ledger.stat().st_size if ledger.exists() else 0
             bar = (
                 progress.read_text(encoding="utf-8", errors="replace")
                 .replace("\r", "\n")
@@ -208,17 +239,35 @@ def _follow(process: subprocess.Popen, folder: Path) -> int:
         raise EcglibError("stopped by the keyboard; the same command goes on from here") from None
 
 
-def _entries(ledger: Path, start: int) -> list[dict[str, Any]]:
-    if not ledger.exists():
-        return []
-    with open(ledger, encoding="utf-8") as stream:
-        stream.seek(start)
-        return [json.loads(line) for line in stream.read().splitlines() if line.endswith("}")]
+@dataclass
+class _Ledger:
+    """What the pages of a folder tell; they are called as in the plan."""
+
+    path: Path
+    under: str
+    n_read: int = 0  # bytes
+
+    def new(self) -> list[dict[str, Any]]:
+        """The entries that were not read yet."""
+        if not self.path.exists():
+            return []
+        with open(self.path, "rb") as stream:
+            stream.seek(self.n_read)
+            told = stream.read()
+        whole = told[: told.rfind(b"\n") + 1]
+        self.n_read += len(whole)
+        entries = [json.loads(line) for line in whole.splitlines()]
+        return [entry | {"page": self.under + entry["page"]} for entry in entries]
+
+
+def _ledgers(plan: dict[str, Any]) -> list[_Ledger]:
+    return [_Ledger(Path(path), under) for under, path in plan["ledgers"].items()]
 
 
 def _sentence(entry: dict[str, Any]) -> str:
     if entry["event"] == "made":
-        return f"    {entry['page'][:2]} {entry['name']}: made in {entry['seconds']:.0f} s"
+        page = entry["page"].rpartition("/")[2][:2]
+        return f"    {page} {entry['name']}: made in {entry['seconds']:.0f} s"
     if entry["event"] == "closed":
         return f"    {entry['page']}: done in {entry['seconds']:.0f} s"
     return entry["page"] if entry["event"] == "opened" else ""
@@ -247,10 +296,10 @@ def _why(plan: dict[str, Any], folder: Path) -> str:
     return own[-1] if own else f"Snakemake stopped; runs/{folder.name}/snakemake.log says why"
 
 
-def _summarise(plan: dict[str, Any], folder: Path, started: float) -> None:
+def _summarise(plan: dict[str, Any], started: float) -> None:
     """Say which pages and results were made in this run and which were there before."""
-    ledger = folder / "ledger.jsonl"
-    entries = [entry for entry in _entries(ledger, 0) if entry["time"] >= started] if ledger.exists() else []
+    told = [entry for ledger in _ledgers(plan) for entry in ledger.new()]
+    entries = [entry for entry in told if entry["time"] >= started]
     pages_made = [entry["page"] for entry in entries if entry["event"] == "closed"]
     made = {entry["key"]: entry for entry in entries if entry["event"] == "made"}
     reused = {entry["key"] for entry in entries if entry["event"] == "reused"} - made.keys()

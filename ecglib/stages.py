@@ -15,6 +15,8 @@ from typing import Any
 
 from ecglib.provenance import atomic_path, code_hash, commit, digest, machine
 
+LEDGER = "ledger.jsonl"
+
 
 class BusyError(Exception):
     """Another page is making this result at the moment."""
@@ -83,5 +85,5 @@ class Stages:
     def log(self, entry: dict[str, Any]) -> None:
         """Tell `ecglib run`, which follows the ledger, what happens."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "ledger.jsonl", "a", encoding="utf-8") as ledger:
+        with open(self.folder / LEDGER, "a", encoding="utf-8") as ledger:
             ledger.write(json.dumps({"time": time.time(), "page": self.page, **entry}) + "\n")

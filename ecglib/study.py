@@ -92,8 +92,9 @@ class Study:
 
     @property
     def data_dir(self) -> Path | None:
-        """The folder of PTB-XL, where that is the source."""
-        return self.data.folder if self.profile.settings(CohortSettings).source == "ptbxl" else None
+        """The folder of PTB-XL, where its ECGs are the source."""
+        own = self.profile.settings(CohortSettings).source == "ptbxl" and not self.kept
+        return self.data.folder if own else None
 
     @cached_property
     def preprocessing(self) -> dict[str, Any]:

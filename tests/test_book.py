@@ -22,7 +22,7 @@ from sphinx.util.docutils import docutils_namespace, patch_docutils
 from ecglib import pages
 from ecglib.classifiers import PHOTO_MODELS
 from ecglib.errors import EcglibError
-from ecglib.profiles import NOTEBOOKS, PROFILES, load_profile
+from ecglib.profiles import NOTEBOOKS, PROFILES, load_profile, result_pages
 from ecglib.profiles import pages as pages_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,17 +134,24 @@ def _toc() -> dict[str, Any]:
 
 
 def _notebook_pages(toc: Any) -> list[str]:
-    return [Path(file).name for file in _files(toc) if file.startswith("book/executed/")]
+    return [file.removeprefix("book/executed/") for file in _files(toc) if file.startswith("book/executed/")]
+
+
+def _pages_of_quick() -> list[str]:
+    """The pages of `quick`, and those of the kept results that it shows."""
+    quick = load_profile("quick")
+    shown = [f"{name}/{page}" for name in quick.shows for page in result_pages(load_profile(name))]
+    return [*pages_of(quick), *shown]
 
 
 def test_the_toc_names_the_pages_of_quick_in_order_and_prose_that_exists() -> None:
-    assert _notebook_pages(_toc()) == list(pages_of(load_profile("quick")))
+    assert _notebook_pages(_toc()) == _pages_of_quick()
     prose = [file for file in _files(_toc()) if not file.startswith("book/executed/")]
     assert [file for file in [_toc()["root"], *prose] if not (ROOT / f"{file}.md").exists()] == []
 
 
 def test_the_toc_fits_quick_as_it_is() -> None:
-    assert pages.fit_toc(_toc(), list(pages_of(load_profile("quick")))) == _toc()
+    assert pages.fit_toc(_toc(), _pages_of_quick()) == _toc()
 
 
 @pytest.mark.parametrize("profile", ["smoke", "ptbxl-tiny", "paper"])
@@ -152,20 +159,26 @@ def test_another_profile_gets_the_pages_of_its_outcomes(profile: str) -> None:
     wanted = list(pages_of(load_profile(profile)))
     fitted = pages.fit_toc(_toc(), wanted)
     assert _notebook_pages(fitted) == wanted
-    per_outcome = tuple(f"book/executed/{name}" for name, entry in NOTEBOOKS.items() if entry.per_outcome)
-    kept = [file for file in _files(_toc()) if not file.startswith(per_outcome)]
-    assert [file for file in _files(fitted) if not file.startswith(per_outcome)] == kept
-    assert [part["caption"] for part in fitted["parts"]] == [part["caption"] for part in _toc()["parts"]]
+    others = tuple(f"book/executed/{name}" for name, entry in NOTEBOOKS.items() if entry.per_outcome)
+    others += ("book/executed/ptbxl-tiny/",)
+    kept = [file for file in _files(_toc()) if not file.startswith(others)]
+    assert [file for file in _files(fitted) if not file.startswith(others)] == kept
+    assert [part["caption"] for part in fitted["parts"]] == ["The study", "About"]
 
 
 def test_a_book_of_kept_predictions_has_no_page_that_needs_ecgs() -> None:
     profile = load_profile("ptbxl-tiny")
     wanted = list(pages_of(profile, of_predictions=True))
-    assert wanted == ["05_finetuning_stemi", "05_finetuning_mi_any", "06_results"]
+    of_outcome = [
+        f"{notebook}_{o}" for notebook in ("05_finetuning", "10_reliability") for o in profile.outcomes
+    ]
+    assert sorted(wanted) == sorted([*of_outcome, "06_results", "09_statistics", "13_weights", "14_cost"])
+    assert set(result_pages(profile)) == {*of_outcome, "06_results"}
     fitted = pages.fit_toc(_toc(), wanted)
-    assert _notebook_pages(fitted) == wanted
+    assert sorted(_notebook_pages(fitted)) == sorted(wanted)
     prose = [file for file in _files(_toc()) if not file.startswith("book/executed/")]
     assert [file for file in _files(fitted) if not file.startswith("book/executed/")] == prose
+    fitted = pages.fit_toc(_toc(), ["06_results"])
     chapters = {chapter["file"]: chapter for part in fitted["parts"] for chapter in part["chapters"]}
     assert "sections" not in chapters["book/controls"], "a chapter whose pages are all left out"
 
@@ -214,6 +227,36 @@ def test_a_notebook_links_to_no_page_that_is_left_out(tmp_path: Path) -> None:
     page = tmp_path / "book" / "book" / "executed" / "01_cohorts.ipynb"
     texts = ["".join(cell["source"]) for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]]
     assert "See 09, [01](01_cohorts.ipynb)." in texts
+
+
+def test_a_table_links_to_no_page_that_is_left_out(tmp_path: Path) -> None:
+    notebook = _executed()
+    cells = (f'<td><a href="{name}.html#how">{name}</a></td>' for name in ("01_cohorts", "07_domain_shift"))
+    notebook["cells"][2]["outputs"][1]["data"]["text/html"] = "".join(cells)
+    pages.assemble(_plan(tmp_path, notebook), tmp_path / "book")
+    page = tmp_path / "book" / "book" / "executed" / "01_cohorts.ipynb"
+    shown = json.loads(page.read_text(encoding="utf-8"))["cells"][3]["outputs"][0]["data"]["text/html"]
+    assert shown == '<td><a href="01_cohorts.html#how">01_cohorts</a></td><td>07_domain_shift</td>'
+
+
+def test_pages_of_kept_results_stand_in_the_same_book_under_their_name(tmp_path: Path) -> None:
+    plan = _plan(tmp_path, _executed())
+    notebook = _executed({**RECORD, "source": "PTB-XL 1.0.1 (all)", "outcome": "stemi"})
+    notebook["cells"].insert(1, v4.new_markdown_cell("[01](01_cohorts.ipynb), [06](06_results.ipynb)"))
+    for page in ("05_finetuning_stemi", "06_results"):
+        executed = _write(tmp_path / "executed" / "ptbxl-tiny", notebook, page)
+        plan["pages"][f"ptbxl-tiny/{page}"] = {"executed": str(executed), "key": KEY}
+    pages.assemble(plan, tmp_path / "book")
+    executed = tmp_path / "book" / "book" / "executed"
+    page = executed / "ptbxl-tiny" / "05_finetuning_stemi.ipynb"
+    texts = ["".join(cell["source"]) for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]]
+    assert texts[0] == "# PTB-XL 1.0.1, STEMI: A page"
+    assert "01, [06](06_results.ipynb)" in texts, "of the pages in its own folder"
+    told = (tmp_path / "book" / "book" / "this_run.md").read_text(encoding="utf-8")
+    assert "under the heading of PTB-XL 1.0.1 (all) were made of predictions" in told
+    toc = yaml.safe_load((tmp_path / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    assert _notebook_pages(toc) == list(plan["pages"])
+    assert set(json.loads((executed / "keys.json").read_text(encoding="utf-8"))) == set(plan["pages"])
 
 
 def test_a_page_of_an_outcome_has_it_in_its_title(tmp_path: Path) -> None:

@@ -15,9 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 from ecglib.errors import EcglibError
-from ecglib.pages import check_executed
-
-EXECUTED = Path("book/executed")
+from ecglib.pages import EXECUTED, check_executed
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -30,7 +28,8 @@ def refuse_pages(app: Sphinx) -> None:
     """Raise ExtensionError for the first page of the table of contents that must not be built."""
     source = Path(app.srcdir)
     toc = yaml.safe_load((source / "_toc.yml").read_text(encoding="utf-8"))
-    pages = [file.name for file in map(Path, _files(toc)) if file.parent == EXECUTED]
+    files = [file for file in map(Path, _files(toc)) if EXECUTED in file.parents]
+    pages = [str(file.relative_to(EXECUTED)) for file in files]
     keys = _read_keys(source / EXECUTED / "keys.json") if pages else {}
     for page in pages:
         if page not in keys:
