@@ -21,10 +21,8 @@ from ecglib.style import difference_text, model_name, outcome_name
 PROFILE = "ptbxl-tiny"
 OURS, UNTRAINED = "heartbeit", "random"
 SPLIT, PART = "official", "test"
-HOW = {
-    "finetuned": "fine-tuned",
-    "head": "a linear head on its frozen features (fine-tuned networks are not among the kept results yet)",
-}
+HOW = {"finetuned": "with all weights fine-tuned", "head": "with a linear head on frozen features"}
+NOT_TUNED = "Fine-tuned networks are not among the kept results yet."
 NO_ANSWER = (
     "**The central claim** (with few labels, pretraining on ECGs beats pretraining on photographs) has no "
     f"answer yet: no results of profile `{PROFILE}` are kept with this book. "
@@ -78,19 +76,25 @@ class Answer:
 
 
 def central_answer(folder: Path, settings: ScoreSettings | None = None) -> str:
-    """The two sentences. EcglibError where the kept results are damaged.
+    """The two sentences: of fine-tuned networks, then of linear heads. EcglibError for damaged results.
 
     Of the networks pretrained on photographs the one that is best on validation stands against HeartBEiT.
-    Fine-tuned cells answer where there are any, heads on frozen features elsewhere.
     """
     if not (folder / CELLS).exists():
         return NO_ANSWER
     kept, settings = KeptResults.open(folder), settings or ScoreSettings()
     usable = [cell for cell in kept.cells if cell.split == SPLIT and not kept.lack(cell)]
-    tuned, heads = (_answers(kept, [c for c in usable if c.kind == kind], settings) for kind in HOW)
-    if tuned:
-        return _sentences(tuned, "finetuned", kept.head["cohort"]["name"]) + _beside(heads)
-    return _sentences(heads, "head", kept.head["cohort"]["name"]) if heads else NO_ANSWER
+    answers = {kind: _answers(kept, [c for c in usable if c.kind == kind], settings) for kind in HOW}
+    told = [_sentence(of_kind, HOW[kind]) for kind, of_kind in answers.items() if of_kind]
+    if not told:
+        return NO_ANSWER
+    fewest = next(answer for of_kind in answers.values() for answer in of_kind)
+    labels = f"{100 * fewest.fraction:g} % of the labels of {kept.head['cohort']['name']}"
+    return (
+        f"**The central claim, tested** (with few labels, pretraining on ECGs beats pretraining on "
+        f"photographs). With {labels}, scored on {fewest.ours.n:,} ECGs of fold 10, our {' Our '.join(told)}"
+        f"{'' if answers['finetuned'] else f' {NOT_TUNED}'}\n"
+    )
 
 
 def _answers(kept: KeptResults, cells: Sequence[Cell], settings: ScoreSettings) -> list[Answer]:
@@ -148,13 +152,18 @@ def _each(answers: Sequence[Answer], text: Callable[[Answer], str]) -> str:
     return " and ".join(text(answer) for answer in answers)
 
 
-def _difference(answer: Answer, other: Mean) -> str:
-    return difference_text(*answer.minus(other))
+def _verdicts(answers: Sequence[Answer]) -> str:
+    of_one = " by this one draw" if answers[0].n_runs == 1 else ""
+    return _each(answers, lambda a: f"**{a.verdict}** for {_called(a.outcome)}") + of_one
 
 
-def _verdict(answer: Answer) -> str:
-    of_one = " by this one draw" if answer.n_runs == 1 else ""
-    return f"**{answer.verdict}**{of_one} for {_called(answer.outcome)}"
+def _gaps(answers: Sequence[Answer]) -> str:
+    """Differences to photographs, how they spread from draw to draw, and differences to random weights."""
+    gaps = _each(answers, lambda a: difference_text(*a.minus(a.photographs)))
+    spread = _each(answers, lambda a: f"{a.spread(a.photographs):.3f}")
+    of_draws = f", with a standard deviation from draw to draw of {spread}" if answers[0].n_runs > 1 else ""
+    untrained = _each(answers, lambda a: difference_text(*a.minus(a.untrained)))
+    return f"{gaps}{of_draws}, and to the same network with random weights {untrained}"
 
 
 def _runs(answers: Sequence[Answer]) -> str:
@@ -168,36 +177,14 @@ def _runs(answers: Sequence[Answer]) -> str:
     return _each(answers, lambda a: f"{text(a.n_runs)} for {_called(a.outcome)}")
 
 
-def _sentences(answers: Sequence[Answer], kind: str, cohort: str) -> str:
-    first = answers[0]
-    counts = _each(answers, lambda a: f"{a.ours.n_positive:,} with {_called(a.outcome)}")
-    ours = _each(answers, lambda a: f"{a.ours.value:.3f} for {_called(a.outcome)}")
-    theirs = _each(answers, lambda a: f"{a.photographs.value:.3f} ({model_name(a.photographs.model)})")
-    gaps = _each(answers, lambda a: _difference(a, a.photographs))
-    verdicts = _each(answers, _verdict)
-    untrained = _each(answers, lambda a: _difference(a, a.untrained))
-    return (
-        f"**The central claim, tested.** With {100 * first.fraction:g} % of the labels of {cohort}, "
-        f"{_runs(answers)} ({first.ours.n:,} ECGs of fold 10, {counts}), our HeartBEiT, {HOW[kind]}, "
-        f"reaches an AUROC of {ours}, the best network pretrained on photographs {theirs}: differences of "
-        f"{gaps} with their {100 * first.confidence:g} % intervals over patients. So the claim that "
-        f"pretraining on ECGs beats pretraining on photographs where labels are few {verdicts} in this small "
-        f"setting; to the same network with random weights the differences are {untrained}.\n"
+def _sentence(answers: Sequence[Answer], how: str) -> str:
+    """What networks of one kind say, without the first word, which is Our."""
+    ours = _each(
+        answers, lambda a: f"{a.ours.value:.3f} for {_called(a.outcome)} ({a.ours.n_positive:,} positive)"
     )
-
-
-def _beside(heads: Sequence[Answer]) -> str:
-    """What linear heads say, which are cheap and so have many draws; nothing without any."""
-    if not heads:
-        return ""
-    gaps = _each(heads, lambda a: f"{_difference(a, a.photographs)} for {_called(a.outcome)}")
-    untrained = _each(heads, lambda a: _difference(a, a.untrained))
-    chance = ""
-    if heads[0].n_runs > 1:
-        spread = _each(heads, lambda a: f"{a.spread(a.photographs):.3f}")
-        chance = f", and from draw to draw the first difference has a standard deviation of {spread}"
+    theirs = _each(answers, lambda a: f"{a.photographs.value:.3f} ({model_name(a.photographs.model)})")
     return (
-        f"\nWhere the networks stay as they are and only a linear head learns ({_runs(heads)}), HeartBEiT "
-        f"minus the best network pretrained on photographs is {gaps}, minus random weights {untrained}. No "
-        f"interval holds the chance in drawing so few labels{chance}.\n"
+        f"HeartBEiT {how} ({_runs(answers)}) reaches an AUROC of {ours}, the best network pretrained on "
+        f"photographs {theirs}: the claim {_verdicts(answers)}; HeartBEiT's lead is {_gaps(answers)} "
+        f"({100 * answers[0].confidence:g} % intervals over patients)."
     )

@@ -12,10 +12,11 @@ from predicted import cell
 from sklearn.metrics import roc_auc_score
 
 from ecglib import pages
-from ecglib.answer import NO_ANSWER, PROFILE, Answer, Mean, _sentences, central_answer
+from ecglib.answer import HOW, NO_ANSWER, NOT_TUNED, PROFILE, Answer, Mean, _sentence, central_answer
 from ecglib.errors import EcglibError
 from ecglib.grid import Cell, Kind
 from ecglib.metrics import ScoreSettings
+from ecglib.profiles import ROOT
 from ecglib.results import write_results
 from ecglib.style import model_name
 
@@ -65,12 +66,12 @@ def test_the_numbers_are_means_over_draws_at_the_smallest_fraction(tmp_path: Pat
         if model not in ("heartbeit", "random")
     }
     best = max(on_validation, key=lambda model: on_validation[model])
-    assert "1 % of the labels of PTB-XL, the mean of 2 draws of the labels (200 ECGs of fold 10, 50 " in said
-    assert f"an AUROC of {mean['heartbeit']:.3f} for" in said
+    assert "With 1 % of the labels of PTB-XL, scored on 200 ECGs of fold 10, our HeartBEiT" in said
+    assert "with all weights fine-tuned (the mean of 2 draws of the labels)" in said
+    assert f"an AUROC of {mean['heartbeit']:.3f} for STEMI (50 positive)" in said
     assert f"{mean[best]:.3f} ({model_name(best)})" in said
     assert f"{mean['heartbeit'] - mean[best]:+.3f} (" in said
     assert f"{mean['heartbeit'] - mean['random']:+.3f} (" in said
-    assert "fine-tuned" in said
 
 
 @pytest.mark.parametrize(
@@ -84,9 +85,10 @@ def test_the_interval_decides(tmp_path: Path, ours: float, theirs: float, verdic
 
 def test_a_verdict_of_one_draw_is_called_so(tmp_path: Path) -> None:
     answer = Answer("stemi", 0.01, 1, *(mean(value) for value in (0.8, 0.7, 0.6)), confidence=0.95)
-    said = _sentences([answer], "finetuned", "PTB-XL")
+    said = _sentence([answer], HOW["finetuned"])
     assert "one draw of the labels" in said
-    assert "**holds** by this one draw for STEMI" in said
+    assert "**holds** for STEMI by this one draw" in said
+    assert "standard deviation" not in said
     assert np.isnan(answer.spread(answer.photographs))
 
 
@@ -94,24 +96,36 @@ def mean(value: float) -> Mean:
     return Mean("mobilenetv2", np.array([value]), np.full(10, value), value, 100, 20)
 
 
+def sentences(said: str) -> list[str]:
+    """The sentences behind the name of the claim."""
+    return re.split(r"(?<=\.) (?=[A-Z])", said.strip())[1:]
+
+
 def test_heads_answer_where_nothing_was_fine_tuned(tmp_path: Path) -> None:
     keep(tmp_path, dict.fromkeys(MODELS, 1.0), ["head"])
-    assert "a linear head on its frozen features" in central_answer(tmp_path, SETTINGS)
+    answer, lack = sentences(central_answer(tmp_path, SETTINGS))
+    assert "our HeartBEiT with a linear head on frozen features" in answer
+    assert lack == NOT_TUNED
 
 
-def test_heads_stand_beside_what_was_fine_tuned(tmp_path: Path) -> None:
+def test_the_answer_is_one_sentence_of_fine_tuned_networks_and_one_of_heads(tmp_path: Path) -> None:
     distances = dict(zip(MODELS, (1.6, 0.4, 1.2, 0.3), strict=True))
     smallest = keep(tmp_path, distances, ["finetuned", "head"])
-    tuned, beside = central_answer(tmp_path, SETTINGS).strip().split("\n\n")
-    assert "our HeartBEiT, fine-tuned, reaches" in tuned
-    assert "only a linear head learns (the mean of 2 draws of the labels)" in beside
+    tuned, heads = sentences(central_answer(tmp_path, SETTINGS))
+    assert HOW["finetuned"] in tuned
+    assert heads.startswith(f"Our HeartBEiT {HOW['head']} (the mean of 2 draws of the labels)")
     gaps = [
         by_hand(ours, "test") - by_hand(theirs, "test")
         for ours, theirs in zip(smallest["heartbeit"], smallest["efficientnet_lite2"], strict=True)
     ]
-    assert f"standard deviation of {np.std(gaps, ddof=1):.3f}." in beside
+    assert f"standard deviation from draw to draw of {np.std(gaps, ddof=1):.3f}," in heads
     shared = re.findall(r"[+-]\.?[\d.]+ \([^)]+\)", tuned)
-    assert shared == re.findall(r"[+-]\.?[\d.]+ \([^)]+\)", beside), "the same predictions, the same numbers"
+    assert shared == re.findall(r"[+-]\.?[\d.]+ \([^)]+\)", heads), "the same predictions, the same numbers"
+
+
+def test_the_answer_stands_on_the_first_screen() -> None:
+    beginning = (ROOT / "book" / "index.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    assert "```{include} answer.md\n```" in beginning
 
 
 def test_a_book_asks_once_for_each_state_of_the_results(
