@@ -71,7 +71,9 @@ def run_grid(
                 _make(study, cell)
     except KeyboardInterrupt:
         raise EcglibError("stopped by the keyboard; the same command goes on from here") from None
-    print(progress_table(study, wanted, kept).to_string(index=False))
+    table = progress_table(study, wanted, kept)
+    print(table.round(2).to_string(index=False))
+    print(lacking_sentence(table))
     if export:
         n_cells = _export(study, export, kept)
         size = sum(path.stat().st_size for path in export.iterdir()) / 1e6
@@ -115,7 +117,28 @@ def progress_table(study: Study, cells: Sequence[Cell], kept: KeptResults | None
     keys = ["kind", "outcome", "split", "labels"]
     groups = pd.DataFrame(rows).groupby(keys, sort=False)
     table = groups[["cells", "done", "lack", "unstable", "not estimable"]].sum()
-    return table.join(groups["minutes each"].mean().round(2)).reset_index()
+    return table.join(groups["minutes each"].mean()).reset_index()
+
+
+def lacking_sentence(table: pd.DataFrame) -> str:
+    """How long the cells that lack in a `progress_table` would take.
+
+    Each as long, in the mean, as those done of its kind and label fraction; where none is, of its kind.
+    """
+    spent = table["minutes each"].fillna(0) * table["done"]
+
+    def each(names: list[str]) -> pd.Series:
+        keys = [table[name] for name in names]
+        return spent.groupby(keys).transform("sum") / table["done"].groupby(keys).transform("sum")
+
+    hours = each(["kind", "labels"]).fillna(each(["kind"])) * table["lack"] / 60
+    unknown = table.loc[hours.isna(), "lack"].sum()
+    told = [f"{table['lack'].sum()} cells lack"]
+    if hours.any():
+        told.append(f"about {hours.sum():.1f} hours at the mean of those done of the same kind")
+    if unknown:
+        told.append(f"{unknown} of them are of a kind of which none is done, so their hours are unknown")
+    return "; ".join(told)
 
 
 def _done(study: Study, cell: Cell, kept: KeptResults | None) -> tuple[Mapping[str, Any] | None, str]:

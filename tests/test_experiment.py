@@ -403,8 +403,9 @@ def test_the_grid_stops_after_its_hours_and_says_what_lacks(
     experiment.run_grid(name, DataPaths(), [], "stemi", "heads", hours=1e-9)
     printed = capsys.readouterr()
     assert "hours are over" in printed.err
-    words = [line.split() for line in printed.out.splitlines()]
+    *words, last = [line.split() for line in printed.out.splitlines()]
     lacking = words[0].index("lack") + 1  # "50 %" is two words
+    assert " ".join(last).startswith("6 cells lack; 6 of them are of a kind of which none is done")
     assert [(row[:3], row[lacking]) for row in words[1:]] == [
         (["head", "stemi", "official"], "4"),
         (["head", "stemi", "official"], "2"),
@@ -413,6 +414,29 @@ def test_the_grid_stops_after_its_hours_and_says_what_lacks(
         experiment.run_grid(name, DataPaths(), [], None, "cells")
     with pytest.raises(EcglibError, match="no cell exists yet"):
         experiment.export_results(a_study(world), tmp_path / "kept")
+
+
+@pytest.mark.parametrize(
+    ("n_finetuned", "told"),
+    [
+        (0, "16 cells lack; about 1.0 hours at the mean of those done of the same kind"),
+        (7, "23 cells lack; about 1.0 hours at the mean of those done of the same kind; 7 of them are of"),
+    ],
+)
+def test_the_hours_of_lacking_cells_are_those_of_done_cells_of_their_kind(
+    n_finetuned: int, told: str
+) -> None:
+    rows = [
+        ("head", "official", "1 %", 2, 9, 3.0),
+        ("head", "seed42", "1 %", 0, 1, np.nan),  # 10 cells of 3 minutes
+        ("head", "official", "50 %", 4, 0, 6.0),
+        ("head", "official", "10 %", 0, 6, np.nan),  # 6 cells of the heads' 5 minutes
+        ("finetuned", "official", "1 %", 0, n_finetuned, np.nan),
+    ]
+    names = ("kind", "split", "labels", "done", "lack", "minutes each")
+    table = pd.DataFrame([dict(zip(names, row, strict=True)) for row in rows])
+    assert experiment.lacking_sentence(table).startswith(told)
+    assert experiment.lacking_sentence(table.assign(lack=0)) == "0 cells lack"
 
 
 def test_each_fine_tuned_cell_is_named_once_when_it_is_made(
