@@ -9,6 +9,7 @@ from random weights: the control.
 import functools
 import math
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
@@ -148,7 +149,7 @@ def make_classifier(
     `size` counts for `heartbeit` and `random`, `encoder_path` (a pretrained encoder) for `heartbeit`, which
     needs it; `preprocessing` and `allow_unknown_preprocessing` as in `classifier_from_encoder`.
     Raises EcglibError for an unknown name, an encoder that is missing or does not fit, a missing wheel, or a
-    hub that cannot be reached.
+    hub that cannot be reached or does not give the weights.
     """
     if name in PHOTO_MODELS:
         return _with_head(imagenet_classifier(name), seed)
@@ -203,10 +204,13 @@ def require_hub(model: str) -> None:
         return
     fetched = try_to_load_from_cache(f"timm/{HUB_MODELS[model][0]}", "model.safetensors")
     if not isinstance(fetched, str) and (lack := hub_lack()):
-        raise EcglibError(
-            f"model {model} needs weights from {constants.ENDPOINT}, which is out of reach ({lack}): "
-            "run it where there is internet, or take it out of models"
-        )
+        raise EcglibError(_without_weights(model, f"is out of reach ({lack})"))
+
+
+def _without_weights(model: str, why: str) -> str:
+    address = f"{constants.ENDPOINT}/timm/{HUB_MODELS[model][0]}"
+    repair = "run it where there is internet, or take it out of models"
+    return f"model {model} needs weights from {address}, which {why}: {repair}"
 
 
 @functools.cache
@@ -220,8 +224,10 @@ def hub_lack() -> str:
         try:
             urllib.request.urlopen(constants.ENDPOINT, timeout=HUB_SECONDS).close()
             found.append("")
+        except urllib.error.HTTPError:  # some proxies and mirrors forbid the root, or have none
+            found.append("")
         except (OSError, ValueError) as error:
-            found.append(" ".join(str(error).split()))
+            found.append(_in_a_line(error))
 
     # A name server may keep silent for longer than any timeout of a connection.
     asking = threading.Thread(target=ask, daemon=True)
@@ -230,15 +236,26 @@ def hub_lack() -> str:
     return found[0] if found else f"no answer within {HUB_SECONDS} s"
 
 
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _hub_classifier(name: str, pretrained: bool) -> Classifier:
     architecture, layer = HUB_MODELS[name]
     with torch.random.fork_rng(devices=[]):
-        backbone: Any = timm.create_model(architecture, pretrained=pretrained)
+        backbone: Any = _fetched(name) if pretrained else timm.create_model(architecture)
     head = cast(nn.Linear, backbone.get_classifier())
     backbone.reset_classifier(0)
     mean, std = (backbone.pretrained_cfg[key] for key in ("mean", "std"))
     reshape = patches_to_map if layer.startswith("blocks") else None
     return Classifier(name, backbone, head, mean=mean, std=std, cam_layer=layer, cam_reshape=reshape)
+
+
+def _fetched(name: str) -> nn.Module:
+    try:
+        return timm.create_model(HUB_MODELS[name][0], pretrained=True)
+    except Exception as error:  # of many kinds: the hub's, its HTTP client's, the system's
+        raise EcglibError(_without_weights(name, f"did not give them ({_in_a_line(error)})")) from error
 
 
 def _with_head(classifier: Classifier, seed: int) -> Classifier:

@@ -107,8 +107,8 @@ def reproduce(
 ) -> None:
     """Make some kept cells again from scratch and compare; exit code 1 where one is not the same.
 
-    Drawn from heads and the smallest fine-tuned fraction. On the machine that made a cell scores must agree
-    to 0.00001, elsewhere the AUROC to 0.005.
+    Drawn from heads and the smallest fine-tuned fraction, one at least from the latter. On the machine that
+    made a cell scores must agree to 0.00001, elsewhere the AUROC to 0.005.
     """
     from ecglib.datasets import DataPaths
     from ecglib.experiment import reproduce_cells

@@ -24,11 +24,10 @@ from ecglib.protocols import choose_step
 from ecglib.provenance import digest, file_sha256, machine
 from ecglib.results import (
     CELLS,
-    ROUNDED_TO,
-    ROUNDED_TO_RANGE,
     KeptResults,
     as_kept,
     attribution,
+    rounding,
     write_results,
 )
 from ecglib.run import say
@@ -72,7 +71,9 @@ def run_grid(
                 _make(study, cell)
     except KeyboardInterrupt:
         raise EcglibError("stopped by the keyboard; the same command goes on from here") from None
-    print(progress_table(study, wanted, kept).to_string(index=False))
+    table = progress_table(study, wanted, kept)
+    print(table.round(2).to_string(index=False))
+    print(lacking_sentence(table))
     if export:
         n_cells = _export(study, export, kept)
         size = sum(path.stat().st_size for path in export.iterdir()) / 1e6
@@ -116,7 +117,28 @@ def progress_table(study: Study, cells: Sequence[Cell], kept: KeptResults | None
     keys = ["kind", "outcome", "split", "labels"]
     groups = pd.DataFrame(rows).groupby(keys, sort=False)
     table = groups[["cells", "done", "lack", "unstable", "not estimable"]].sum()
-    return table.join(groups["minutes each"].mean().round(2)).reset_index()
+    return table.join(groups["minutes each"].mean()).reset_index()
+
+
+def lacking_sentence(table: pd.DataFrame) -> str:
+    """How long the cells that lack in a `progress_table` would take.
+
+    Each as long, in the mean, as those done of its kind and label fraction; where none is, of its kind.
+    """
+    spent = table["minutes each"].fillna(0) * table["done"]
+
+    def each(names: list[str]) -> pd.Series:
+        keys = [table[name] for name in names]
+        return spent.groupby(keys).transform("sum") / table["done"].groupby(keys).transform("sum")
+
+    hours = each(["kind", "labels"]).fillna(each(["kind"])) * table["lack"] / 60
+    unknown = table.loc[hours.isna(), "lack"].sum()
+    told = [f"{table['lack'].sum()} cells lack"]
+    if hours.any():
+        told.append(f"about {hours.sum():.1f} hours at the mean of those done of the same kind")
+    if unknown:
+        told.append(f"{unknown} of them are of a kind of which none is done, so their hours are unknown")
+    return "; ".join(told)
 
 
 def _done(study: Study, cell: Cell, kept: KeptResults | None) -> tuple[Mapping[str, Any] | None, str]:
@@ -212,9 +234,8 @@ def _made_by(study: Study, cell: Cell, folder: Path) -> dict[str, Any]:
 def reproduce_cells(name: str, data: DataPaths, results: Path, n: int, seed: int) -> bool:
     """Make n kept cells, drawn at random, again from nothing; print how they compare; True where all agree.
 
-    Drawn from heads and from fine-tuned cells of the smallest fraction. On the machine that made them scores
-    must be equal to SAME_SCORE (and the rounding of kept heads); elsewhere the AUROC on test, at the step
-    best on validation, to SAME_AUROC.
+    Drawn as `draw_cells` says. On the machine that made them scores must be equal to SAME_SCORE (and the
+    rounding of kept heads); elsewhere the AUROC on test, at the step best on validation, to SAME_AUROC.
     """
     profile = load_profile(name)
     require_weights(profile)
@@ -243,14 +264,19 @@ def _fresh_runs() -> Iterator[None]:
 
 
 def draw_cells(kept: KeptResults, n: int, seed: int) -> list[Cell]:
-    """n of the kept cells that take little time: heads, and fine-tuned cells of the smallest fraction."""
+    """n of the kept cells that take little time: heads, and fine-tuned cells of the smallest fraction.
+
+    One at least is fine-tuned where there is one: they are few among the heads, and chance would miss them.
+    """
     there = [cell for cell in kept.cells if not kept.lack(cell)]
     smallest = min((cell.fraction for cell in there if cell.kind == "finetuned"), default=0)
     cheap = sorted(cell for cell in there if cell.kind == "head" or cell.fraction == smallest)
     if n > len(cheap):
         raise EcglibError(f"n={n}: only {len(cheap)} cells are kept that can be tried again; lower it")
-    chosen = np.random.default_rng(seed).choice(len(cheap), n, replace=False)
-    return [cheap[place] for place in sorted(chosen)]
+    drawn = [cheap[place] for place in np.random.default_rng(seed).permutation(len(cheap))]
+    finetuned = next((cell for cell in drawn if cell.kind == "finetuned"), None)
+    drawn.sort(key=lambda cell: cell != finetuned)  # that one first, the others as drawn
+    return sorted(drawn[:n])
 
 
 def compare(cell: Cell, kept: KeptResults, made: pd.DataFrame | None) -> dict[str, Any]:
@@ -262,11 +288,9 @@ def compare(cell: Cell, kept: KeptResults, made: pd.DataFrame | None) -> dict[st
     both = theirs.merge(made, on=keys, suffixes=("", "_now"))
     same_rows = len(both) == len(theirs) and (both["y_true"] == both["y_true_now"]).all()
     there, now = both["y_score"].to_numpy(np.float64), both["y_score_now"].to_numpy(np.float64)
-    rounding = np.minimum(ROUNDED_TO * np.abs(there), ROUNDED_TO_RANGE * np.ptp(there))
-    allowed = SAME_SCORE + (rounding if cell.kind == "head" else 0)
     scores = [_test_auroc(table) for table in (theirs, made)]
-    here = kept.cells[cell]["machine"] == json.loads(json.dumps(machine()))
-    equal = bool((np.abs(there - now) <= allowed).all())
+    here = same_machine(kept.cells[cell]["machine"], machine())
+    equal = bool((np.abs(there - now) <= SAME_SCORE + rounding(cell, both)).all())
     agrees = equal if here else abs(scores[0] - scores[1]) <= SAME_AUROC
     return {
         "cell": str(cell),
@@ -276,6 +300,13 @@ def compare(cell: Cell, kept: KeptResults, made: pd.DataFrame | None) -> dict[st
         "by": f"scores to {SAME_SCORE:g}" if here else f"another machine, AUROC to {SAME_AUROC:g}",
         "same": bool(same_rows and agrees),
     }
+
+
+def same_machine(kept: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether a cell was kept on the machine that is here; older ones name no instructions ("AMD EPYC")."""
+    whole = here["processor"]
+    names = (whole, whole.rpartition(" (")[0])  # "AMD EPYC (AVX2)", "AMD EPYC"
+    return any(kept == {**here, "processor": name} for name in names)
 
 
 def _test_auroc(predictions: pd.DataFrame) -> float:

@@ -72,12 +72,13 @@ class Forecast:
 def forecasts(
     cells: Sequence[Cell],
     predictions_of: Callable[[Cell], pd.DataFrame | None],
+    lack_of: Callable[[Cell], str],
     settings: ReliabilitySettings,
 ) -> list[Forecast]:
     """Read every model at the label fraction of the settings: the first split, draw and seed.
 
-    `cells` is `study.grid(outcome)`, `predictions_of` `study.predictions`. Raises EcglibError for a fraction
-    that no cell has.
+    `cells` is `study.grid(outcome)`, `predictions_of` `study.predictions`, and `lack_of` `study.lack`, which
+    says why a cell has no predictions. Raises EcglibError for a fraction that no cell has.
     """
     chosen = [
         cell
@@ -88,17 +89,16 @@ def forecasts(
     if not chosen:
         known = ", ".join(f"{fraction:g}" for fraction in sorted({cell.fraction for cell in cells}))
         raise EcglibError(f"label_fraction={settings.label_fraction:g}: no cell has it; take one of {known}")
-    return [_read(cell, predictions_of(cell)) for cell in chosen]
+    found = [(cell, predictions_of(cell)) for cell in chosen]
+    return [_none(cell, lack_of(cell)) if table is None else _read(cell, table) for cell, table in found]
 
 
-def _read(cell: Cell, predictions: pd.DataFrame | None) -> Forecast:
-    if predictions is None:
-        return Forecast(cell, _no_rows(), np.nan, "the label fraction has no patient of one class")
+def _read(cell: Cell, predictions: pd.DataFrame) -> Forecast:
     labels = {part: set(predictions.y_true[predictions.part == part]) for part in set(predictions.part)}
     whole = [part for part, found in labels.items() if found == {0, 1}]
     lacks = tuple(f"{part} lacks a class" for part in sorted(labels) if part not in whole)
     if "validation" not in whole:
-        return Forecast(cell, _no_rows(), np.nan, "validation lacks a class, so no step can be chosen", lacks)
+        return _none(cell, "validation lacks a class, so no step can be chosen", lacks)
     step = choose_step(predictions, "honest", "validation")
     kept = (predictions["step"] == step) & predictions["part"].isin(whole)
     rows = predictions.loc[kept].sort_values("record_id", kind="stable").reset_index(drop=True)
@@ -108,8 +108,8 @@ def _read(cell: Cell, predictions: pd.DataFrame | None) -> Forecast:
     return Forecast(cell, rows.assign(scaled=scaled), temperature, "", lacks)
 
 
-def _no_rows() -> pd.DataFrame:
-    return pd.DataFrame({"part": pd.Series(dtype=object)})
+def _none(cell: Cell, reason: str, lacks: tuple[str, ...] = ()) -> Forecast:
+    return Forecast(cell, pd.DataFrame({"part": pd.Series(dtype=object)}), np.nan, reason, lacks)
 
 
 def _each(given: Sequence[Forecast], *, parts: Sequence[str] = SCORED_PARTS) -> Iterator[tuple]:

@@ -205,6 +205,15 @@ def as_kept(cell: Cell, predictions: pd.DataFrame) -> pd.DataFrame:
     return read.assign(y_score=read.groupby("step")["y_score"].transform(lambda of: rounded(of.to_numpy())))
 
 
+def rounding(cell: Cell, kept: pd.DataFrame) -> np.ndarray:
+    """How far each score of a cell (n,), as kept, may lie from the predicted one; 0 for a fine-tuned cell."""
+    if cell.kind == "finetuned":
+        return np.zeros(len(kept))
+    by_step = kept.groupby("step")["y_score"]
+    ranges = by_step.transform("max").to_numpy(np.float64) - by_step.transform("min").to_numpy(np.float64)
+    return np.minimum(ROUNDED_TO * kept["y_score"].abs().to_numpy(np.float64), ROUNDED_TO_RANGE * ranges)
+
+
 def read_by_protocols(predictions: pd.DataFrame) -> pd.DataFrame:
     """The rows that scores are read from: validation at its best step, each part there and at its own best.
 

@@ -3,8 +3,10 @@
 import re
 import threading
 import time
+from email.message import Message
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -300,6 +302,39 @@ def test_a_hub_out_of_reach_is_one_clear_line_and_asked_only_once(monkeypatch: p
         assert asked == [5]
     finally:
         hub_lack.cache_clear()
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_hub_that_answers_with_a_status_is_within_reach(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(classifiers.constants, "HF_HUB_OFFLINE", False)
+
+    def refuse(url: str, timeout: float) -> None:
+        raise HTTPError(url, status, "not for you", Message(), None)
+
+    monkeypatch.setattr(classifiers.urllib.request, "urlopen", refuse)
+    hub_lack.cache_clear()
+    try:
+        assert hub_lack() == ""
+    finally:
+        hub_lack.cache_clear()
+
+
+@pytest.mark.parametrize("error", [OSError("Connection\nreset"), RuntimeError("Connection\nreset")])
+def test_a_download_that_fails_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def cut_off(architecture: str, pretrained: bool) -> None:
+        raise error
+
+    monkeypatch.setattr(classifiers, "hub_lack", lambda: "")
+    monkeypatch.setattr(timm, "create_model", cut_off)
+    address = re.escape(f"{classifiers.constants.ENDPOINT}/timm/resnet152.tv_in1k")
+    with pytest.raises(
+        EcglibError,
+        match=rf"model resnet152 needs weights from {address}, which did not give them "
+        r"\(Connection reset\): run it .* or take it out of models",
+    ):
+        make_classifier("resnet152")
 
 
 def test_a_hub_that_keeps_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

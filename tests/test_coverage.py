@@ -83,6 +83,16 @@ def test_the_papers_interval_misses_the_truth_and_honest_ones_seldom_do(interval
     assert held["delong"].dropna().index.tolist() == [("difference", "auroc")]
 
 
+@pytest.mark.slow
+def test_of_hundred_intervals_95_hold_the_true_auroc_and_of_the_papers_few() -> None:
+    """In 400 studies of the size of the paper's STEMI test part; the error of a coverage of 95 % is 1.1 %."""
+    found = coverage(simulated_intervals(CoverageSettings(n_small=2)))
+    large = found.query("size == 'large' and statistic == 'score' and metric == 'auroc'")
+    held = large.set_index("interval").coverage
+    assert 0.93 <= held["percentile"] <= 0.97
+    assert held["of_mean"] < 0.15
+
+
 def test_coverage_counts_on_which_side_the_truth_lies() -> None:
     known = {"size": "small", "statistic": "score", "metric": "auroc", "interval": "bca", "truth": 0.5}
     limits = pd.DataFrame({"low": [0.4, 0.6, 0.1, 0.5], "high": [0.6, 0.8, 0.3, 0.7]})

@@ -13,6 +13,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
+import predicted
 import pytest
 import torch
 from hypothesis import given, settings
@@ -402,8 +403,9 @@ def test_the_grid_stops_after_its_hours_and_says_what_lacks(
     experiment.run_grid(name, DataPaths(), [], "stemi", "heads", hours=1e-9)
     printed = capsys.readouterr()
     assert "hours are over" in printed.err
-    words = [line.split() for line in printed.out.splitlines()]
+    *words, last = [line.split() for line in printed.out.splitlines()]
     lacking = words[0].index("lack") + 1  # "50 %" is two words
+    assert " ".join(last).startswith("6 cells lack; 6 of them are of a kind of which none is done")
     assert [(row[:3], row[lacking]) for row in words[1:]] == [
         (["head", "stemi", "official"], "4"),
         (["head", "stemi", "official"], "2"),
@@ -412,6 +414,29 @@ def test_the_grid_stops_after_its_hours_and_says_what_lacks(
         experiment.run_grid(name, DataPaths(), [], None, "cells")
     with pytest.raises(EcglibError, match="no cell exists yet"):
         experiment.export_results(a_study(world), tmp_path / "kept")
+
+
+@pytest.mark.parametrize(
+    ("n_finetuned", "told"),
+    [
+        (0, "16 cells lack; about 1.0 hours at the mean of those done of the same kind"),
+        (7, "23 cells lack; about 1.0 hours at the mean of those done of the same kind; 7 of them are of"),
+    ],
+)
+def test_the_hours_of_lacking_cells_are_those_of_done_cells_of_their_kind(
+    n_finetuned: int, told: str
+) -> None:
+    rows = [
+        ("head", "official", "1 %", 2, 9, 3.0),
+        ("head", "seed42", "1 %", 0, 1, np.nan),  # 10 cells of 3 minutes
+        ("head", "official", "50 %", 4, 0, 6.0),
+        ("head", "official", "10 %", 0, 6, np.nan),  # 6 cells of the heads' 5 minutes
+        ("finetuned", "official", "1 %", 0, n_finetuned, np.nan),
+    ]
+    names = ("kind", "split", "labels", "done", "lack", "minutes each")
+    table = pd.DataFrame([dict(zip(names, row, strict=True)) for row in rows])
+    assert experiment.lacking_sentence(table).startswith(told)
+    assert experiment.lacking_sentence(table.assign(lack=0)) == "0 cells lack"
 
 
 def test_each_fine_tuned_cell_is_named_once_when_it_is_made(
@@ -473,6 +498,39 @@ def test_the_draw_takes_heads_and_the_smallest_fraction(made: Path) -> None:
         experiment.draw_cells(kept, 99, 0)
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_one_drawn_cell_at_least_is_fine_tuned(made: Path, n: int) -> None:
+    kept = KeptResults.open(made)
+    draws = [experiment.draw_cells(kept, n, seed) for seed in range(30)]
+    finetuned = [[cell for cell in drawn if cell.kind == "finetuned"] for drawn in draws]
+    assert all(len(set(drawn)) == n for drawn in draws)
+    assert all(finetuned)
+    assert len({cells[0] for cells in finetuned}) > 3, "it is drawn at random, too"
+    assert (n > 1) == any(len(drawn) > len(of) for drawn, of in zip(draws, finetuned, strict=True))
+
+
+def test_where_no_cell_is_fine_tuned_heads_are_drawn(made: Path) -> None:
+    kept = KeptResults.open(made)
+    heads = replace(kept, cells={cell: entry for cell, entry in kept.cells.items() if cell.kind == "head"})
+    assert {cell.kind for cell in experiment.draw_cells(heads, 3, 0)} == {"head"}
+
+
+@pytest.mark.parametrize(
+    ("processor", "same"),
+    [
+        ("AMD EPYC (AVX2)", True),
+        ("AMD EPYC", True),  # before instructions were named
+        ("AMD EPYC (AVX512)", False),
+        ("AMD", False),
+        ("Intel(R) Xeon(R) Processor", False),
+    ],
+)
+def test_a_machine_is_known_again_by_its_processor(processor: str, same: bool) -> None:
+    here = {"processor": "AMD EPYC (AVX2)", "cores": 2, "torch": "2.14.1"}
+    assert experiment.same_machine({**here, "processor": processor}, here) == same
+    assert not experiment.same_machine({**here, "processor": processor, "torch": "2.14.0"}, here)
+
+
 def test_a_cell_that_comes_out_otherwise_is_told(made: Path) -> None:
     kept = KeptResults.open(made)
     cell = next(cell for cell in kept.cells if cell.kind == "finetuned")
@@ -489,6 +547,24 @@ def test_a_cell_that_comes_out_otherwise_is_told(made: Path) -> None:
     assert not experiment.compare(cell, elsewhere, reversed_)["same"]
     assert not experiment.compare(cell, kept, None)["same"]
     assert not experiment.compare(cell, kept, predictions.iloc[:-1])["same"]
+
+
+def test_a_head_may_differ_by_the_rounding_of_its_own_step(made: Path, tmp_path: Path) -> None:
+    kept = KeptResults.open(made)
+    head = next(cell for cell in kept.cells if cell.kind == "head")
+    exact = predicted.cell(steps=(1, 2))
+    narrow, scores = (exact["step"] == 2).to_numpy(), exact["y_score"].to_numpy(np.float32)
+    scores = np.where(narrow, 0.5 + scores / 1000, scores)
+    exact = exact.assign(y_score=scores)
+    entry = (kept.cells[head], results.as_kept(head, exact))
+    results.write_results(tmp_path, {}, kept.manifest, kept.distances, {head: entry}, "")
+    again = KeptResults.open(tmp_path)
+    assert set(results.as_kept(head, exact).step) == {1, 2}
+    told = experiment.compare(head, again, exact)
+    assert told["same"]
+    assert told["largest difference"] > 2e-5, "the wide step's rounding"
+    moved = exact.assign(y_score=scores + np.float32(2e-5) * narrow)
+    assert not experiment.compare(head, again, moved)["same"]
 
 
 # --- a book of kept predictions ---

@@ -15,6 +15,7 @@ from ecglib.errors import EcglibError
 from ecglib.grid import Cell
 from ecglib.metrics import ScoreSettings
 from ecglib.reliability import Forecast, ReliabilitySettings
+from ecglib.study import LACKS_CLASS
 from ecglib.style import Plot
 
 BOOTSTRAP = ScoreSettings(n_draws=30, seed=0)
@@ -48,6 +49,10 @@ def predictions(seed: int = 0, *, good_step: int = 2, n: int = 120) -> pd.DataFr
     return pd.concat(tables, ignore_index=True)
 
 
+def no_lack(one: Cell) -> str:
+    raise AssertionError(f"{one} has predictions")
+
+
 MODELS = [("heartbeit", "finetuned"), ("random", "finetuned"), ("heartbeit", "head"), ("mobilenetv2", "head")]
 CELLS = [cell(model, kind) for model, kind in MODELS]
 
@@ -55,7 +60,7 @@ CELLS = [cell(model, kind) for model, kind in MODELS]
 @pytest.fixture(scope="module")
 def forecasts() -> list[Forecast]:
     found = {one: predictions(seed) for seed, one in enumerate(CELLS)}
-    return reliability.forecasts(CELLS, found.__getitem__, OWN)
+    return reliability.forecasts(CELLS, found.__getitem__, no_lack, OWN)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,7 @@ def manifest(forecasts: list[Forecast]) -> pd.DataFrame:
 
 
 def read(table: pd.DataFrame) -> Forecast:
-    (one,) = reliability.forecasts([cell()], lambda _: table, OWN)
+    (one,) = reliability.forecasts([cell()], lambda _: table, no_lack, OWN)
     return one
 
 
@@ -108,10 +113,12 @@ def test_the_first_split_draw_and_seed_are_read_at_the_asked_fraction() -> None:
         cell(split="seed42"),
         Cell("stemi", "random", "head", "official", 1.0, 0, 1),
     ]
-    found = reliability.forecasts(cells, lambda _: predictions(), OWN)
+    found = reliability.forecasts(cells, lambda _: predictions(), no_lack, OWN)
     assert [one.cell for one in found] == [cells[0]]
     with pytest.raises(EcglibError, match=r"label_fraction=0\.5.*0\.1, 1"):
-        reliability.forecasts(cells, lambda _: predictions(), ReliabilitySettings(label_fraction=0.5))
+        reliability.forecasts(
+            cells, lambda _: predictions(), no_lack, ReliabilitySettings(label_fraction=0.5)
+        )
 
 
 @pytest.mark.parametrize(
@@ -138,12 +145,17 @@ def test_a_part_that_lacks_a_class_is_left_out_and_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "why"), [(None, "no patient of one class"), (without("validation"), "no step can be chosen")]
+    ("given", "why"),
+    [
+        (None, LACKS_CLASS),
+        (None, "unstable: loss not finite at step 2 of 3"),
+        (without("validation"), "no step can be chosen"),
+    ],
 )
 def test_a_model_that_cannot_be_read_is_named_and_shows_no_number(
     given: Any, why: str, manifest: Any
 ) -> None:
-    (one,) = reliability.forecasts([cell()], lambda _: given, OWN)
+    (one,) = reliability.forecasts([cell()], lambda _: given, lambda _: why, OWN)
     assert why in reliability_tables.forecast_sentence([one])
     for name, (table, text) in judged([one], manifest).items():
         assert table.empty, name

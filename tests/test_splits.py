@@ -159,6 +159,13 @@ def test_papers_counts_on_ptbxl(ptbxl_table: pd.DataFrame) -> None:
     assert (len(train), len(test)) == (17_423, 4_376), "ids as numbers sort differently"
 
 
+def test_a_tenth_of_the_papers_training_patients_is_validation() -> None:
+    owner = np.repeat(np.arange(1000), 1 + np.arange(1000) % 3)  # patients of one to three ECGs
+    manifest = pd.DataFrame({"patient_id": owner.astype(str), "external": False})
+    of_patient = assign(manifest, "seed42").groupby(manifest.patient_id).first()
+    assert of_patient.value_counts().to_dict() == {"train": 720, "validation": 80, "test": 200}
+
+
 def test_official_folds_of_ptbxl_keep_patients_apart(ptbxl_table: pd.DataFrame) -> None:
     manifest = ptbxl_table[["patient_id", "strat_fold"]].assign(external=False)
     assert assign(manifest, "official").value_counts()["test"] == (manifest.strat_fold == 10).sum()

@@ -11,6 +11,7 @@ from ecglib import figures
 from ecglib.cohort import Cohort, Waveforms
 from ecglib.datasets import CohortSettings, open_cohort
 from ecglib.explanations import cells_to_explain
+from ecglib.grid import Cell
 from ecglib.profiles import load_profile
 from ecglib.records import Record
 from ecglib.study import Study
@@ -22,6 +23,20 @@ def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Study, Study
     monkeypatch.setenv("ECGLIB_RUNS", str(tmp_path))
     profile = load_profile("smoke")
     return Study(profile, "05_finetuning", "stemi"), Study(profile, "08_saliency")
+
+
+@pytest.mark.parametrize(("split", "torn_apart"), [("seed42", True), ("official", False)])
+def test_the_papers_split_draws_labels_by_record_and_ours_by_patient(
+    pages: tuple[Study, Study], split: str, torn_apart: bool
+) -> None:
+    study, _ = pages
+    study.__dict__["manifest"] = study.cohort.manifest.assign(usable=True)  # no image need be drawn for it
+    rows = study.rows(Cell("stemi", "random", "head", split, 0.5, 0, 0))
+    assert rows is not None
+    patients = study.manifest.patient_id.to_numpy()
+    train = np.flatnonzero(study.parts(split) == "train")
+    left_out = np.setdiff1d(train, rows["train"])
+    assert bool(set(patients[rows["train"]]) & set(patients[left_out])) == torn_apart
 
 
 def test_a_result_that_another_page_is_making_is_waited_for_and_reused(pages: tuple[Study, Study]) -> None:
