@@ -191,7 +191,7 @@ def test_scores_and_differences_from_kept_results_are_those_of_the_run(world: Pa
         ours, theirs = (score_tables.differences(cells, study.predictions, few) for study in (run, kept))
         pd.testing.assert_frame_equal(ours, theirs, atol=0.001)
         for table in (run, kept):
-            told = score_tables.training_table(cells, table.rows, table.labels(outcome))
+            told = score_tables.training_table(cells, table.rows, table.labels(outcome), table.split_names)
             assert "not estimable" in told["training ECGs"].tolist()
         assert (scores.loc[scores.fraction == 0.001, "reason"] == LACKS_CLASS).all()
     pd.testing.assert_frame_equal(run.distances, kept.distances)
@@ -382,11 +382,12 @@ def test_unstable_cells_are_results_and_stop_nothing(
     assert not scores.estimable[unstable].any()
     assert scores[~unstable].value.notna().all()
     assert reason in score_tables.not_estimable_sentence(scores)
-    assert "not estimable" in score_tables.score_table(scores, "auroc")["random weights"].tolist()
+    splits = study.split_names
+    assert "not estimable" in score_tables.score_table(scores, splits, "auroc")["random weights"].tolist()
     assert study.trained_classifier(study.grid("stemi")[-1]) is None
     differences = score_tables.differences(study.grid("stemi"), study.predictions, ScoreSettings(n_draws=5))
     assert set(differences.kind) == {"head"}
-    score_figures.over_fractions(scores)
+    score_figures.over_fractions(scores, splits)
     told = experiment.progress_table(study, study.grid("stemi"))
     assert told.unstable.tolist() == [0, 0, 1]
     experiment.export_results(study, tmp_path / "kept")
