@@ -144,7 +144,8 @@ class Study:
 
         The generated ECGs that they learnt from are of other patients than the embedded cohort's.
         """
-        if self.weights and self.profile.settings(CohortSettings).source != "ptbxl":
+        published = self.profile.settings(WeightsSettings).weights
+        if published and self.profile.settings(CohortSettings).source != "ptbxl":
             return np.empty(0, np.int64)
         return self.pretraining_rows
 

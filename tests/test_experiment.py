@@ -138,12 +138,16 @@ def test_published_weights_saw_ptbxl_and_no_embedded_patient(world: Path, ptbxl_
     embedded = a_study(world)
     assert len(embedded.seen_rows) == 0
     assert embedded.seen_of_test("seed42") == 0
+    assert embedded.split_names["seed42"] == "seed42"
     profile = load_profile(str(world / "mine.yaml"), ["01_cohorts.source=ptbxl"])
     real = Study(replace(profile, outcomes=("stemi",)), "11_audit", data=DataPaths(ptbxl_subset))
     assert real.seen_of_test("official") == 0
     tested = real.parts("seed42") == "test"
     trained = real.parts("official") == "train"
     assert real.seen_of_test("seed42") == pytest.approx((tested & trained).sum() / tested.sum())
+    share = f"{100 * (tested & trained).sum() / tested.sum():.0f} %"
+    assert f"HeartBEiT saw {share} of its test ECGs, unlabelled" in real.split_names["seed42"]
+    assert real.split_names["official"] == "official"
 
 
 def test_other_weights_under_the_same_name_make_other_cells(
