@@ -28,7 +28,7 @@ IN_PERCENT = ("relative difference", "no difference", "at least as good")
 # About the paper's own smallest gain at 1 % of the labels (4.8 %): equality must be shown closer than that.
 EQUALITY_MARGIN = 5.0  # percent of the other model's score
 STEMI_AT_1_PERCENT = "auroc-stemi-1pct-test-heartbeit"  # whose printed interval is put to the test
-WORDS = ("saliency", "stability")  # kinds of claim that have no number
+WORDS = ("saliency", "stability")  # kinds of claim for which the paper prints no number
 # Where a number of ours stands, by kind and metric of the claim: a page of the book and a heading on it.
 _AUROC_DIFFERENCES = "06_results.html#how-much-better-is-heartbeit"
 _AUPRC_DIFFERENCES = "06_results.html#how-much-better-in-auprc"
@@ -178,6 +178,7 @@ def judge(
        else *not testable here*, for a wide interval shows nothing. "At least as good" looks at the lower
        side only.
     6. count: *reproduced* if ours, rounded as the paper's, is the same.
+    7. stability: *reproduced* if any of the model's runs with more labels than the claim's became unstable.
 
     Returns the claims with ours, low, high (relative differences in percent), n, n_patients, n_positive,
     in_part, draw, seed, step, against (the model compared with), n_runs, runs_low, runs_high, protocol,
@@ -210,7 +211,8 @@ def readable(judged: pd.DataFrame, splits: Mapping[str, str]) -> pd.DataFrame:
     """
     rows = []
     for row in _rows(judged):
-        digits = row["decimals"] if row["kind"] == "count" else 1 if row["kind"] in IN_PERCENT else 2
+        counted = row["kind"] in ("count", "stability")
+        digits = row["decimals"] if counted else 1 if row["kind"] in IN_PERCENT else 2
         rows.append(
             {
                 "claim": row["statement"],
@@ -233,7 +235,10 @@ def _cell_text(row: Row, split: str) -> str:
         return f"{int(row['n']):,} pairs"
     if row["kind"] == "count":  # of labels alone, whatever a network has seen
         return f"{row['split']}: {int(row['n']):,} ECGs"
-    words = [f"{model_name(row['model'])}, {100 * row['fraction']:g} % of the labels"]
+    labels = f"{100 * row['fraction']:g} % of the labels"
+    if row["kind"] == "stability":
+        return f"unstable runs of {model_name(row['model'])}, above {labels}, {split}"
+    words = [f"{model_name(row['model'])}, {labels}"]
     if isinstance(row["against"], str):
         words.append(f"minus {model_name(row['against'])}, {100 * _reference_fraction(row):g} %")
     words.append(f"draw {int(row['draw'])}" + (f", {row['in_part']} part" if row["part"] == ANY_PART else ""))
@@ -241,8 +246,12 @@ def _cell_text(row: Row, split: str) -> str:
 
 
 def _runs_text(row: Row, digits: int) -> str:
-    """The range over all runs, where there are several."""
-    if pd.isna(row["n_runs"]) or row["n_runs"] < 2:
+    """How many runs were counted, or the range over them, where there are several."""
+    if pd.isna(row["n_runs"]):
+        return ""
+    if row["kind"] == "stability":
+        return f"{int(row['n_runs'])} runs"
+    if row["n_runs"] < 2:
         return ""
     low, high = (number_text(row[name], digits) for name in ("runs_low", "runs_high"))
     return f"{low} to {high}, {int(row['n_runs'])} runs"
@@ -301,6 +310,18 @@ def _find_distance(claim: Row, results: _Results) -> tuple[Row, str]:
             ours = {"ours": row["mean"], "low": row["low"], "high": row["high"], "n": row["n_pairs"]}
             return ours | {"n_photographs": row["n_b"] if "natural" in claim["part"] else 0}, ""
     return {}, "no such distance was computed"
+
+
+def _find_unstable(claim: Row, results: _Results) -> tuple[Row, str]:
+    runs = {
+        (row["fraction"], *_run(row)): "unstable" in str(row.get("reason"))
+        for row in results.scores
+        if (row["model"], row["outcome"]) == (claim["model"], claim["outcome"])
+        and row["fraction"] > claim["fraction"]
+    }
+    return (
+        ({"ours": sum(runs.values()), "n_runs": len(runs)}, "") if runs else ({}, "no such cell was computed")
+    )
 
 
 def _find_count(claim: Row, results: _Results) -> tuple[Row, str]:
@@ -370,7 +391,8 @@ FINDERS: dict[str, Callable[[Row, _Results], tuple[Row, str]]] = {
     "at least as good": _find_difference,
     "distance": _find_distance,
     "count": _find_count,
-    **dict.fromkeys(WORDS, lambda claim, results: ({}, "words, not a number: no score decides it")),
+    "stability": _find_unstable,
+    "saliency": lambda claim, results: ({}, "words, not a number: no score decides it"),
 }
 
 
@@ -431,6 +453,12 @@ def _same_digits(claim: Row, ours: Row) -> Verdict:
     return (REPRODUCED, "the same number") if same else (NOT_REPRODUCED, "another number")
 
 
+def _some_unstable(claim: Row, ours: Row) -> Verdict:
+    if ours["ours"]:
+        return REPRODUCED, "training went out of bounds here, too"
+    return NOT_REPRODUCED, "every run kept a finite loss"
+
+
 RULES: dict[str, Callable[[Row, Row], Verdict]] = {
     "value": _inside,
     "relative difference": _same_sign,
@@ -438,6 +466,7 @@ RULES: dict[str, Callable[[Row, Row], Verdict]] = {
     "at least as good": lambda claim, ours: not_worse(ours["low"], ours["high"]),
     "distance": _inside,
     "count": _same_digits,
+    "stability": _some_unstable,
 }
 
 # --- tables ---

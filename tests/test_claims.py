@@ -434,6 +434,25 @@ def test_a_cell_that_is_not_estimable_is_not_testable_and_keeps_its_reason():
     assert verdict(LEAST, without)["reason"] == "not estimable: test has no positive record"
 
 
+@pytest.mark.parametrize(
+    ("reasons", "expected", "ours"),
+    [
+        (("", "unstable: loss not finite at step 3 of 9"), "reproduced", 1),
+        (("", ""), "not reproduced", 0),
+    ],
+)
+def test_a_claim_of_instability_is_met_by_an_unstable_run_with_more_labels(reasons, expected, ours):
+    run = score(0.8, 0.7, 0.9, model="vit_b16")
+    few = run.assign(fraction=0.1, reason="unstable: at few labels it decides nothing")
+    runs = [run.assign(fraction=1.0, seed=seed, reason=reason) for seed, reason in enumerate(reasons)]
+    assert verdict("unstable-stemi-vit", scores=few)["reason"] == "no such cell was computed"
+    row = verdict("unstable-stemi-vit", scores=pd.concat([few, *runs]))
+    assert row[["verdict", "ours", "n_runs"]].tolist() == [expected, ours, 2]
+    told = readable(pd.DataFrame([row]), SPLITS).iloc[0]
+    assert told[["ours", "all runs"]].tolist() == [str(ours), "2 runs"]
+    assert told["cell"] == "unstable runs of ViT-B/16, above 10 % of the labels, official"
+
+
 def test_a_model_that_scores_zero_has_no_relative_difference():
     assert "score is 0" in verdict(LEAST, difference(0.5, 0.4, 0.6, value_b=0.0))["reason"]
 
