@@ -183,7 +183,7 @@ def fewer_labels_sentence(differences: pd.DataFrame, cells: Sequence[Cell]) -> s
     """The rule of `fewer_labels_table`, and of which outcomes and trainings no such pair was run."""
     rows = differences.loc[differences.fraction != differences.reference_fraction]
     known = set(zip(rows.outcome, rows.kind, strict=True))
-    asked = dict.fromkeys((cell.outcome, cell.kind) for cell in cells)
+    asked = itertools.product(dict.fromkeys(cell.outcome for cell in cells), KIND_NAMES)
     lacking = [
         f"{outcome_name(outcome)}, {KIND_NAMES[kind]}"
         for outcome, kind in asked
