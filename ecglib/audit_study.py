@@ -5,7 +5,7 @@ of larger models (book/larger_models.csv).
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from ecglib.protocols import PROTOCOLS, choose_step, score_or_lack
 from ecglib.published import WEIGHTS
 from ecglib.score_tables import NOT_ESTIMABLE, score_table
 from ecglib.splits import SPLITS, assign, label_fraction_rows
-from ecglib.study import LACKS_CLASS, Study
-from ecglib.style import PART_NAMES, Table, model_name, outcome_name
+from ecglib.study import LACKS_CLASS, PRETRAINING_SPLIT, Study
+from ecglib.style import PART_NAMES, Table, counts_text, model_name, outcome_name
 
 LEFT_OUTSIDE = ("ECGs", "patients", "patients with ECGs outside", "ECGs outside")
 LARGER_MODELS_FILE = CLAIMS_FILE.with_name("larger_models.csv")
@@ -118,11 +118,12 @@ def own_precision(study: Study) -> Table:
             chosen = table.loc[(table.part == "test") & (table.step == choose_step(table, "honest", "test"))]
             y_true, y_score = chosen.y_true.to_numpy(), chosen.y_score.to_numpy()
             by_steps, by_lines = auprc(y_true, y_score), trapezoid_auprc(y_true, y_score)
-            rows[outcome_name(cell.outcome), model_name(cell.model)] = {
-                "positives": f"{y_true.sum():,}", "steps": f"{by_steps:.3f}",
+            split = study.split_names[cell.split]
+            rows[outcome_name(cell.outcome), split, model_name(cell.model)] = {
+                "ECGs": f"{len(y_true):,}", "positive": f"{y_true.sum():,}", "steps": f"{by_steps:.3f}",
                 "trapezoid": f"{by_lines:.3f}", "trapezoid minus steps": f"{by_lines - by_steps:+.3f}",
             }  # fmt: skip
-    return Table(pd.DataFrame(rows).T.rename_axis(["outcome", "model"]))
+    return Table(pd.DataFrame(rows).T.rename_axis(["outcome", "split", "model"]))
 
 
 def _largest(study: Study) -> list[Cell]:
@@ -161,13 +162,14 @@ def tree_scores(study: Study) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def baseline_scores(scores: pd.DataFrame, trees: pd.DataFrame) -> Table:
+def baseline_scores(scores: pd.DataFrame, trees: pd.DataFrame, splits: Mapping[str, str]) -> Table:
     """AUROC of the fine-tuned networks of `study.scores` and of trees on the classical measurements."""
-    return score_table(pd.concat([scores.loc[scores.kind == "finetuned"], trees], ignore_index=True), "auroc")
+    both = pd.concat([scores.loc[scores.kind == "finetuned"], trees], ignore_index=True)
+    return score_table(both, splits, "auroc")
 
 
-def baseline_sentence(scores: pd.DataFrame, trees: pd.DataFrame) -> str:
-    """In how many comparisons, at the same outcome, split, fraction and part, HeartBEiT is ahead."""
+def baseline_sentence(scores: pd.DataFrame, trees: pd.DataFrame, splits: Mapping[str, str]) -> str:
+    """In how many comparisons of each split, at the same outcome, fraction and part, HeartBEiT is ahead."""
     keys = ["outcome", "split", "fraction", "part"]
 
     def means(table: pd.DataFrame) -> pd.Series:
@@ -176,17 +178,23 @@ def baseline_sentence(scores: pd.DataFrame, trees: pd.DataFrame) -> str:
 
     ours = means(scores.loc[(scores.kind == "finetuned") & (scores.model == "heartbeit")])
     both = pd.concat([ours, means(trees)], axis=1, join="inner", keys=["network", "trees"])
-    ahead = int((both["network"] > both["trees"]).sum())
+    ahead = (both["network"] > both["trees"]).groupby("split").agg(["sum", "size"])
+    told = [
+        f"**{row['sum']} of {row['size']}** comparisons on {splits[str(split)]}"
+        for split, row in ahead.iterrows()
+    ]
     return (
-        f"Fine-tuned HeartBEiT has the higher AUROC in **{ahead} of {len(both)}** comparisons with the "
-        "classical measurements (honest protocol, means over draws; no test of the differences)."
+        "Fine-tuned HeartBEiT has a higher AUROC than the classical measurements in "
+        f"{'; '.join(told) or 'none, as none was run'} (honest protocol, means over draws; no test of the "
+        "differences)."
     )
 
 
 def larger_models_table(scores: pd.DataFrame, path: Path = LARGER_MODELS_FILE) -> Table:
     """Published scores of larger models on PTB-XL, and this study's HeartBEiT with all its labels.
 
-    The published ones are macro AUROC over PTB-XL's five superclasses; ours is of one outcome.
+    The published ones are macro AUROC over PTB-XL's five superclasses; ours is of one outcome, on the split
+    `official`, of whose test ECGs no pretraining has seen any.
     """
     table = read_text_table(path, ("model", "auroc", "training"))
     task = "five superclasses of PTB-XL, macro AUROC"
@@ -197,9 +205,12 @@ def larger_models_table(scores: pd.DataFrame, path: Path = LARGER_MODELS_FILE) -
     own = scores.loc[
         (scores.model == "heartbeit") & (scores.kind == "finetuned") & (scores.protocol == "honest")
         & (scores.metric == "auroc") & (scores.part == "test") & (scores.draw == 0) & (scores.seed == 0)
+        & (scores.split == PRETRAINING_SPLIT)
     ]  # fmt: skip
     for row in own.loc[own.fraction == own.fraction.max()].to_dict("records"):
-        task = f"{outcome_name(row['outcome'])} of this study, {int(row['n']):,} ECGs, split {row['split']}"
+        counts = counts_text([row["n"]], [row["n_positive"]])
+        task = f"{outcome_name(row['outcome'])} of this study, split {row['split']}: {counts} "
+        task += f"({100 * row['prevalence']:.1f} %)"
         auroc = f"{row['value']:.3f} ({row['low']:.3f}-{row['high']:.3f})"
         words = f"pretrained here, fine-tuned on {100 * row['fraction']:g} % of the labels"
         rows.append({"model": "HeartBEiT here", "task": task, "training": words, "AUROC": auroc})

@@ -5,7 +5,7 @@
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,29 +13,40 @@ from typing import Any
 import pandas as pd
 
 from ecglib.errors import EcglibError
+from ecglib.style import counts_text, model_name, number_text
 
 CLAIMS_FILE = Path(__file__).resolve().parent.parent / "book" / "claims.csv"
 TEXT_COLUMNS = ("id", "source", "kind", "outcome", "part", "model", "reference", "metric", "statement")
 NUMBER_COLUMNS = ("fraction", "reference_fraction", "paper_value", "paper_low", "paper_high")
-# A claim about "the others" is held against the models here that were pretrained on photographs.
-STRONGEST, WEAKEST = "strongest_other", "weakest_other"
+# A claim about "the others" is held against the models here that were pretrained on photographs; one about
+# "the CNNs" against the convolutional ones of them.
+STRONGEST, STRONGEST_CNN, WEAKEST = "strongest_other", "strongest_cnn", "weakest_other"
+CONVOLUTIONAL = ("efficientnet_lite2", "mobilenetv2", "efficientnet_b4", "resnet152")
 CONTROLS = ("random", "heartbeit")  # never one of "the others"
 ANY_PART = "any"
 IN_PERCENT = ("relative difference", "no difference", "at least as good")
 # About the paper's own smallest gain at 1 % of the labels (4.8 %): equality must be shown closer than that.
 EQUALITY_MARGIN = 5.0  # percent of the other model's score
 STEMI_AT_1_PERCENT = "auroc-stemi-1pct-test-heartbeit"  # whose printed interval is put to the test
-WORDS = ("saliency", "stability")  # kinds of claim that have no number
-# Where a number of ours is made, by kind of claim: a page of the book and a heading on it.
+WORDS = ("saliency", "stability")  # kinds of claim for which the paper prints no number
+# Where a number of ours stands, by kind and metric of the claim: a page of the book and a heading on it.
+_AUROC_DIFFERENCES = "06_results.html#how-much-better-is-heartbeit"
+_AUPRC_DIFFERENCES = "06_results.html#how-much-better-in-auprc"
+_COUNTS = "01_cohorts.html#who-is-in-which-part"
 PAGES = {
-    "value": "05_finetuning_{outcome}.html#the-numbers",
-    "relative difference": "05_finetuning_{outcome}.html#how-large-is-the-difference-to-heartbeit",
-    "no difference": "05_finetuning_{outcome}.html#how-large-is-the-difference-to-heartbeit",
-    "at least as good": "06_results.html#the-paper-s-claims",
-    "stability": "05_finetuning_{outcome}.html#which-model-is-best-with-few-labels-and-with-many",
-    "count": "01_cohorts.html#who-is-in-which-part",
-    "distance": "07_domain_shift.html#the-paper-s-measure",
-    "saliency": "08_saliency.html",
+    ("value", "auroc"): "06_results.html#auroc-the-form-of-suppl-table-1",
+    ("value", "auprc"): "06_results.html#auprc-the-form-of-suppl-table-2",
+    ("relative difference", "auroc"): _AUROC_DIFFERENCES,
+    ("relative difference", "auprc"): _AUPRC_DIFFERENCES,
+    ("no difference", "auroc"): _AUROC_DIFFERENCES,
+    ("no difference", "auprc"): _AUPRC_DIFFERENCES,
+    ("at least as good", "auroc"): "06_results.html#does-a-tenth-of-the-labels-do",
+    ("stability", ""): "06_results.html#what-could-not-be-estimated",
+    ("count", "n_records"): _COUNTS,
+    ("count", "n_patients"): _COUNTS,
+    ("count", "prevalence"): _COUNTS,
+    ("distance", "wasserstein"): "07_domain_shift.html#the-paper-s-measure",
+    ("saliency", ""): "08_saliency.html",
 }
 
 REPRODUCED, NOT_REPRODUCED = "reproduced", "not reproduced"
@@ -54,6 +65,9 @@ OURS = (
     "n",
     "n_patients",
     "n_positive",
+    "in_part",
+    "draw",
+    "seed",
     "step",
     "against",
     "n_runs",
@@ -159,15 +173,17 @@ def judge(
     3. value, distance: *reproduced* if the paper's value lies in our interval.
     4. relative difference: *reproduced* if ours has the paper's sign and its interval excludes 0. A margin
        over "the others" is taken against the strongest (least margin) or weakest (largest margin) of the
-       models here pretrained on photographs.
+       models here pretrained on photographs, one over "the CNNs" against the strongest of CONVOLUTIONAL.
     5. no difference: *not reproduced* if our interval excludes 0; *reproduced* if it lies within 5 % of 0;
        else *not testable here*, for a wide interval shows nothing. "At least as good" looks at the lower
        side only.
     6. count: *reproduced* if ours, rounded as the paper's, is the same.
+    7. stability: *reproduced* if any of the model's runs with more labels than the claim's became unstable.
 
     Returns the claims with ours, low, high (relative differences in percent), n, n_patients, n_positive,
-    step, against (the model compared with), n_runs, runs_low, runs_high, protocol, split, verdict, reason and
-    page (where the book makes our number, by PAGES; empty where the outcome is not in this book).
+    in_part, draw, seed, step, against (the model compared with), n_runs, runs_low, runs_high, protocol,
+    split, verdict, reason and page (where our number stands, by PAGES; empty where the outcome is not in this
+    book).
     """
     results = _Results(
         _chosen(scores, protocol=protocol, split=split, kind=kind),
@@ -188,20 +204,23 @@ def judge(
     return pd.DataFrame(judged)
 
 
-def readable(judged: pd.DataFrame) -> pd.DataFrame:
-    """The judged claims as text: claim, source, paper, ours, n, protocol, verdict, reason, page."""
+def readable(judged: pd.DataFrame, splits: Mapping[str, str]) -> pd.DataFrame:
+    """The judged claims as text: claim, source, paper, ours, cell, all runs, verdict, reason, page.
+
+    `cell` names what our number is of, with its split by `splits` (`Study.split_names`) and its ECGs.
+    """
     rows = []
     for row in _rows(judged):
-        scored = row["kind"] not in ("count", "distance", *WORDS)
-        digits = row["decimals"] if row["kind"] == "count" else 1 if row["kind"] in IN_PERCENT else 2
+        counted = row["kind"] in ("count", "stability")
+        digits = row["decimals"] if counted else 1 if row["kind"] in IN_PERCENT else 2
         rows.append(
             {
                 "claim": row["statement"],
                 "source": row["source"],
                 "paper": _text(row, row["decimals"], row["paper_value"], row["paper_low"], row["paper_high"]),
                 "ours": _text(row, digits, row["ours"], row["low"], row["high"]),
-                "n": "" if pd.isna(row["n"]) else f"{int(row['n']):,}",
-                "protocol": row["protocol"] if scored else "",
+                "cell": "" if pd.isna(row["ours"]) else _cell_text(row, splits[row["split"]]),
+                "all runs": _runs_text(row, digits),
                 "verdict": row["verdict"],
                 "reason": row["reason"],
                 "page": row["page"],
@@ -210,9 +229,37 @@ def readable(judged: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _cell_text(row: Row, split: str) -> str:
+    """What our number is of: models, labels, draw, split, ECGs."""
+    if row["kind"] == "distance":
+        return f"{int(row['n']):,} pairs"
+    if row["kind"] == "count":  # of labels alone, whatever a network has seen
+        return f"{row['split']}: {int(row['n']):,} ECGs"
+    labels = f"{100 * row['fraction']:g} % of the labels"
+    if row["kind"] == "stability":
+        return f"unstable runs of {model_name(row['model'])}, above {labels}, {split}"
+    words = [f"{model_name(row['model'])}, {labels}"]
+    if isinstance(row["against"], str):
+        words.append(f"minus {model_name(row['against'])}, {100 * _reference_fraction(row):g} %")
+    words.append(f"draw {int(row['draw'])}" + (f", {row['in_part']} part" if row["part"] == ANY_PART else ""))
+    return f"{', '.join([*words, split])}: {counts_text([row['n']], [row['n_positive']])}"
+
+
+def _runs_text(row: Row, digits: int) -> str:
+    """How many runs were counted, or the range over them, where there are several."""
+    if pd.isna(row["n_runs"]):
+        return ""
+    if row["kind"] == "stability":
+        return f"{int(row['n_runs'])} runs"
+    if row["n_runs"] < 2:
+        return ""
+    low, high = (number_text(row[name], digits) for name in ("runs_low", "runs_high"))
+    return f"{low} to {high}, {int(row['n_runs'])} runs"
+
+
 def _page(claim: Row, results: _Results) -> str:
     here = not claim["outcome"] or claim["outcome"] in results.outcomes()
-    return PAGES[claim["kind"]].format(outcome=claim["outcome"]) if here else ""
+    return PAGES[claim["kind"], claim["metric"]] if here else ""
 
 
 # --- which of our numbers belongs to a claim: the number, or why there is none ---
@@ -223,7 +270,7 @@ def _find(claim: Row, results: _Results) -> tuple[Row, str]:
     if claim["outcome"] and claim["outcome"] not in results.outcomes():
         lack = f"no outcome {claim['outcome']} here"
     for name in (claim["model"], claim["reference"]):
-        if not lack and name and name not in {STRONGEST, WEAKEST} | results.models():
+        if not lack and name and name not in {STRONGEST, STRONGEST_CNN, WEAKEST} | results.models():
             lack = f"no model {name} here"
     return ({}, lack) if lack else FINDERS[claim["kind"]](claim, results)
 
@@ -237,12 +284,11 @@ def _find_difference(claim: Row, results: _Results) -> tuple[Row, str]:
     """The paired difference to the model named, or to the strongest or weakest of the others, in percent."""
     runs_of: dict[tuple[str, str], list[Row]] = {}
     for row in results.differences:
-        others = row["model"] not in CONTROLS and claim["reference"] in (STRONGEST, WEAKEST)
-        if (others or row["model"] == claim["reference"]) and _fits(claim, row):
+        if _takes_in(claim["reference"], row["model"]) and _fits(claim, row):
             runs_of.setdefault((row["model"], str(row.get("part"))), []).append(row)
     found, lack = [], "no such comparison was made"
     for (other, _), runs in runs_of.items():
-        ours, lack_here = _first_run(runs, _percent, lack)
+        ours, lack_here = _first_run(runs, percent_of_other, lack)
         lack = lack_here or lack
         if ours:
             found.append(ours | {"against": other})
@@ -251,12 +297,31 @@ def _find_difference(claim: Row, results: _Results) -> tuple[Row, str]:
     return (max if claim["reference"] == WEAKEST else min)(found, key=lambda ours: ours["ours"]), ""
 
 
+def _takes_in(reference: str, model: str) -> bool:
+    """Whether a claim's reference is this model, or a group that it belongs to."""
+    if reference == STRONGEST_CNN:
+        return model in CONVOLUTIONAL
+    return model == reference or (reference in (STRONGEST, WEAKEST) and model not in CONTROLS)
+
+
 def _find_distance(claim: Row, results: _Results) -> tuple[Row, str]:
     for row in results.distances:
         if row["combination"] == claim["part"]:
             ours = {"ours": row["mean"], "low": row["low"], "high": row["high"], "n": row["n_pairs"]}
             return ours | {"n_photographs": row["n_b"] if "natural" in claim["part"] else 0}, ""
     return {}, "no such distance was computed"
+
+
+def _find_unstable(claim: Row, results: _Results) -> tuple[Row, str]:
+    runs = {
+        (row["fraction"], *_run(row)): "unstable" in str(row.get("reason"))
+        for row in results.scores
+        if (row["model"], row["outcome"]) == (claim["model"], claim["outcome"])
+        and row["fraction"] > claim["fraction"]
+    }
+    return (
+        ({"ours": sum(runs.values()), "n_runs": len(runs)}, "") if runs else ({}, "no such cell was computed")
+    )
 
 
 def _find_count(claim: Row, results: _Results) -> tuple[Row, str]:
@@ -302,7 +367,8 @@ def _first_run(
     if not math.isfinite(value):
         return {}, "the other model's score is 0: no relative difference"
     values = [numbers(row)[0] for row in runs if row.get("estimable", True)]
-    known = {name: runs[0].get(name) for name in ("n", "n_patients", "n_positive", "step")}
+    known = {name: runs[0].get(name) for name in ("n", "n_patients", "n_positive", "draw", "seed", "step")}
+    known["in_part"] = runs[0].get("part")
     spread = {"n_runs": len(values), "runs_low": min(values), "runs_high": max(values)}
     return {"ours": value, "low": low, "high": high, **known, **spread}, ""
 
@@ -311,7 +377,8 @@ def _run(row: Row) -> tuple[int, int]:
     return int(row["draw"]), int(row.get("seed", 0))
 
 
-def _percent(row: Row) -> tuple[float, float, float]:
+def percent_of_other(row: Mapping[str, Any]) -> tuple[float, float, float]:
+    """A paired difference and its limits, in percent of the other model's score; nan where that is 0."""
     if row["value_b"] == 0:
         return math.nan, math.nan, math.nan
     return tuple(100 * row[name] / row["value_b"] for name in ("value", "low", "high"))
@@ -324,7 +391,8 @@ FINDERS: dict[str, Callable[[Row, _Results], tuple[Row, str]]] = {
     "at least as good": _find_difference,
     "distance": _find_distance,
     "count": _find_count,
-    **dict.fromkeys(WORDS, lambda claim, results: ({}, "words, not a number: no score decides it")),
+    "stability": _find_unstable,
+    "saliency": lambda claim, results: ({}, "words, not a number: no score decides it"),
 }
 
 
@@ -343,7 +411,7 @@ def _judge(claim: Row, ours: Row, results: _Results) -> Verdict:
     verdict, reason = RULES[claim["kind"]](claim, ours)
     if n_photographs:
         reason += f"; {n_photographs} photographs stand in for 1,000"
-    return verdict, reason + (f"; against {ours['against']}" if "against" in ours else "")
+    return verdict, reason
 
 
 def _inside(claim: Row, ours: Row) -> Verdict:
@@ -371,10 +439,11 @@ def _no_difference(claim: Row, ours: Row) -> Verdict:
     return NOT_TESTABLE, f"our interval is too wide to show equality within {EQUALITY_MARGIN:g} %"
 
 
-def _not_worse(claim: Row, ours: Row) -> Verdict:
-    if ours["high"] < 0:
+def not_worse(low: float, high: float) -> Verdict:
+    """Whether a difference, in percent, shows that HeartBEiT is at least as good, within the margin."""
+    if high < 0:
         return NOT_REPRODUCED, "our interval lies below 0"
-    if ours["low"] >= -EQUALITY_MARGIN:
+    if low >= -EQUALITY_MARGIN:
         return REPRODUCED, f"at most {EQUALITY_MARGIN:g} % worse over all our interval"
     return NOT_TESTABLE, f"our interval is too wide: it reaches more than {EQUALITY_MARGIN:g} % below 0"
 
@@ -384,13 +453,20 @@ def _same_digits(claim: Row, ours: Row) -> Verdict:
     return (REPRODUCED, "the same number") if same else (NOT_REPRODUCED, "another number")
 
 
+def _some_unstable(claim: Row, ours: Row) -> Verdict:
+    if ours["ours"]:
+        return REPRODUCED, "training went out of bounds here, too"
+    return NOT_REPRODUCED, "every run kept a finite loss"
+
+
 RULES: dict[str, Callable[[Row, Row], Verdict]] = {
     "value": _inside,
     "relative difference": _same_sign,
     "no difference": _no_difference,
-    "at least as good": _not_worse,
+    "at least as good": lambda claim, ours: not_worse(ours["low"], ours["high"]),
     "distance": _inside,
     "count": _same_digits,
+    "stability": _some_unstable,
 }
 
 # --- tables ---
@@ -426,5 +502,5 @@ def _text(claim: Row, digits: int, value: float, low: float, high: float) -> str
     if pd.isna(value):
         return ""
     unit = " %" if claim["kind"] in IN_PERCENT or claim["metric"] == "prevalence" else ""
-    interval = "" if pd.isna(low) else f" ({low:,.{digits}f} to {high:,.{digits}f})"
-    return f"{value:,.{digits}f}{unit}{interval}"
+    interval = "" if pd.isna(low) else f" ({number_text(low, digits)} to {number_text(high, digits)})"
+    return f"{number_text(value, digits)}{unit}{interval}"

@@ -27,7 +27,10 @@ from ecglib.protocols import (
 )
 
 Part = tuple[Reading, Resampled | None]  # of `protocols.read_parts`
-OPTIMISM_COLUMNS = ("part", "metric", "value", "low", "high", "paper", "honest", "n_cells", "n_moved")
+OPTIMISM_COLUMNS = (
+    *("part", "metric", "value", "low", "high", "paper", "honest"),
+    *("n", "n_positive", "n_cells", "n_moved"),
+)
 ROUNDING = 1e-12  # what is smaller is 0
 
 
@@ -131,23 +134,27 @@ def optimism(cells: Sequence[pd.DataFrame], settings: ScoreSettings) -> pd.DataF
     patients of validation and of the part are drawn, and both protocols choose their step again. The choice
     among drawn patients is noisier than that among the patients, so the interval reaches high; with the steps
     held fixed it would be far too narrow. One row per part and metric: part, metric, value, low, high
-    (percentiles: a choice is too rough for a jackknife),
-    paper, honest (mean readings), n_cells, n_moved (cells in which the protocols choose different steps).
-    Cells and parts that lack a class are left out.
+    (percentiles: a choice is too rough for a jackknife), paper, honest (mean readings), n, n_positive (ECGs
+    of the part and those with the outcome, in the mean over the cells), n_cells, n_moved (cells in which the
+    protocols choose different steps). Cells and parts that lack a class are left out.
     """
     found: dict[str, list[np.ndarray]] = {}
+    sizes: dict[str, list[tuple[float, float]]] = {}
     for cell in cells:
         check_cell(cell)
         for part in parts_in(cell):
-            if not read(cell, "honest", part).reason:
+            reading = read(cell, "honest", part)
+            if not reading.reason:
                 found.setdefault(part, []).append(_readings(cell, part, settings))
+                sizes.setdefault(part, []).append((len(reading.rows), reading.rows["y_true"].sum()))
     rows = []
     for part, readings in found.items():
         n_moved = sum(not np.array_equal(paper[:, 0], honest[:, 0]) for paper, honest in readings)
         for metric, paper, honest in zip(METRICS, *np.mean(readings, axis=0), strict=True):
             low, high = percentile((paper - honest)[1:], settings.confidence)
             value = paper[0] - honest[0]
-            rows.append((part, metric, value, low, high, paper[0], honest[0], len(readings), n_moved))
+            means = value, low, high, paper[0], honest[0], *np.mean(sizes[part], axis=0)
+            rows.append((part, metric, *means, len(readings), n_moved))
     return pd.DataFrame(rows, columns=pd.Index(OPTIMISM_COLUMNS))
 
 

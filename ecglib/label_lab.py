@@ -217,12 +217,14 @@ def _none(study: Study, what: str) -> Table:
 
 
 def heads_sentence(study: Study) -> str:
-    """Which networks' frozen features are scored here, and which the profile lacks."""
+    """Which networks' frozen features are scored here, on which split, and which the profile lacks."""
     heads = _heads(study)
     names = ", ".join(model_name(model) for model in heads) or "no network"
     lacking = ", ".join(model_name(model) for model in NETWORKS if model not in heads)
     missing = f"; not run by this profile (`05_finetuning.head_models`): {lacking}" if lacking else ""
-    return f"Frozen features of {names}{missing}. Beside them trees on the classical measurements."
+    split = study.split_names[study.profile.settings(GridSettings).splits[0]]
+    trees = "Beside them trees on the classical measurements"
+    return f"Frozen features of {names}{missing}. {trees}. Split: {split}."
 
 
 def _heads(study: Study) -> list[str]:

@@ -16,7 +16,7 @@ from ecglib.grid import GridSettings
 from ecglib.image import ImageSettings
 from ecglib.probe import ProbeSettings
 from ecglib.profiles import ROOT, Profile
-from ecglib.published import WeightsSettings, find, weights_key
+from ecglib.published import WeightsSettings, find, published, weights_key
 from ecglib.quality import QualitySettings
 from ecglib.results import KeptResults, require_equal
 
@@ -67,11 +67,16 @@ def require_made_for(kept: KeptResults, profile: Profile) -> None:
 
 
 def require_made_with(kept: KeptResults, profile: Profile) -> None:
-    """Raise EcglibError where kept results of HeartBEiT are of other published weights than a profile's."""
+    """Raise EcglibError where kept results of HeartBEiT are of other published weights than a profile's.
+
+    Weights that are not at hand tell nothing: the predictions do without them.
+    """
     name = profile.settings(WeightsSettings).weights
-    ours = {weights_key(find(name))} if name else set()
+    if not name or name not in published():
+        return
+    ours = {weights_key(find(name))}
     theirs = {made["model"] for cell, made in kept.cells.items() if cell.model == "heartbeit"}
-    if name and theirs - ours:
+    if theirs - ours:
         raise EcglibError(
             f"{kept.folder} keeps results of other weights: {min(theirs - ours)} there, {min(ours)} here; "
             "make them again with `ecglib grid --export`"

@@ -134,10 +134,15 @@ def training_hours(history: pd.DataFrame, settings: Mapping[str, Any]) -> float:
     return float((settings["batch_size"] / history["images_per_second"]).sum() / 3600)
 
 
+def published(weights: Path | None = None) -> list[str]:
+    """Names of the published weights that are there."""
+    return sorted(path.parent.name for path in (weights or WEIGHTS).glob(f"*/{ENCODER}"))
+
+
 def find(name: str, weights: Path | None = None) -> Path:
     """The folder of published weights; EcglibError for a name that is not there."""
     weights = weights or WEIGHTS
-    known = sorted(path.parent.name for path in weights.glob(f"*/{ENCODER}"))
+    known = published(weights)
     if name not in known:
         raise EcglibError(f"weights {name!r} are not in {weights}: it holds {', '.join(known) or 'none'}")
     return weights / name

@@ -19,6 +19,7 @@ from ecglib.style import (
     MODEL_MARKERS,
     PART_NAMES,
     Plot,
+    counts_text,
     hide_axes,
     model_legend,
     model_name,
@@ -118,7 +119,11 @@ def reliability(curves: pd.DataFrame) -> Plot:
             ax.plot([0, 1], [0, 1], color=FAINT, linestyle=":", linewidth=1)
             for column in SCORES:
                 _draw_bins(ax, own.loc[own.scores == column], MODEL_COLOURS[model], column == "scaled")
-            ax.set_title(f"{model_name(model)},\n{KIND_NAMES[kind]}", fontsize=8)
+            counts = own.loc[own.scores == own.scores.iloc[0], ["n", "n_positive"]].sum()
+            title = (
+                f"{model_name(model)},\n{KIND_NAMES[kind]}:\n{counts_text([counts.n], [counts.n_positive])}"
+            )
+            ax.set_title(title, fontsize=8)
             ax.set(xlim=(-0.03 * top, top), ylim=(-0.03 * top, top), box_aspect=1)
     figure.supxlabel("Predicted probability (mean of the bin)", fontsize=9)
     figure.supylabel("Share with the outcome", fontsize=9)
@@ -245,7 +250,7 @@ def shortcuts(table: pd.DataFrame, discrimination: pd.DataFrame, label: str) -> 
     ax.axhline(len(known) - 0.5, color=FAINT, linewidth=0.8)
     ax.set_yticks(range(len(rungs)), [name for name, *_ in rungs])
     ax.set_ylim(len(rungs) - 0.4, -0.6)
-    ax.set(xlabel="AUROC", ylabel="Network, or known without")
+    ax.set(xlabel="AUROC", ylabel="Network, or known without", title=counts_text(known.n, known.n_positive))
     ax.grid(axis="x")
     return figure
 
@@ -253,7 +258,7 @@ def shortcuts(table: pd.DataFrame, discrimination: pd.DataFrame, label: str) -> 
 def _panels(
     table: pd.DataFrame, xlabel: str, ylabel: str, height: float
 ) -> tuple[Plot, list[tuple[Axes, str, str]]]:
-    """A row for each part and a column for each kind of the table, where they occur."""
+    """A row for each part and a column for each kind of the table, where they occur, titled with the ECGs."""
     parts, kinds = _present(table.part, PART_NAMES), _present(table.kind, KIND_NAMES)
     figure = new_plot(height * len(parts) + 0.3, 7.5 if len(kinds) == 2 else 4.5)
     axes = figure.subplots(len(parts), len(kinds), squeeze=False)
@@ -261,7 +266,9 @@ def _panels(
     for line, part in enumerate(parts):
         for column, kind in enumerate(kinds):
             ax = axes[line, column]
-            ax.set_title(f"{PART_NAMES[part]}, {KIND_NAMES[kind]}")
+            own = table.loc[(table.part == part) & (table.kind == kind)]
+            positive = (own.n * own.prevalence).round()
+            ax.set_title(f"{PART_NAMES[part]}, {KIND_NAMES[kind]}\n{counts_text(own.n, positive)}")
             ax.set(xlabel=xlabel if line == len(parts) - 1 else "", ylabel=ylabel if column == 0 else "")
             panels.append((ax, kind, part))
     return figure, panels

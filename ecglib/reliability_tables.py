@@ -23,8 +23,11 @@ _ORDERS = {"kind": KIND_NAMES, "model": MODEL_NAMES, "part": PART_NAMES, "scores
 FOUND = {"sensitivity": "sensitivity", "specificity": "specificity reached"}
 
 
-def forecast_sentence(given: Sequence[Forecast]) -> str:
-    """Which networks are judged on this page, on how many ECGs, and which could not be."""
+def forecast_sentence(given: Sequence[Forecast], splits: Mapping[str, str]) -> str:
+    """Which networks are judged on this page, on which ECGs, and which could not be.
+
+    `splits` is `study.split_names`.
+    """
     read = [one for one in given if one.scored]
     names = [_name(one) for one in _in_order(read)]
     lines = [f"Judged at {100 * given[0].cell.fraction:g} % of the labels: {', '.join(names) or 'none'}."]
@@ -34,7 +37,7 @@ def forecast_sentence(given: Sequence[Forecast]) -> str:
             for part in ("validation", *read[0].scored)
             for rows in [read[0].part(part)]
         ]
-        lines.append(f"Predictions: {', '.join(counts)}.")
+        lines.append(f"Predictions on split {splits[given[0].cell.split]}: {', '.join(counts)}.")
     reasons = [
         f"{_name(one)}: {one.reason or '; '.join(one.lacks)}" for one in given if one.reason or one.lacks
     ]
@@ -85,6 +88,7 @@ def calibration_table(table: pd.DataFrame) -> Table:
         first, texts = own.iloc[0], [_text(row) for row in own.to_dict("records")]
         measured = dict(zip(own.measure.map(MEASURE_NAMES), texts, strict=True))
         rows[(*_names(keys[:3]), SCORES[keys[3]])] = {
+            **_counts(first),
             "temperature": f"{first.temperature:.2f}" if keys[3] == "scaled" else "-",
             "ECE": measured.pop("ECE"),
             "ECE by chance": f"{first.by_chance:.3f}",
@@ -101,7 +105,7 @@ def decision_table(table: pd.DataFrame) -> Table:
     rows: dict[tuple, dict[str, str]] = {}
     for keys, own in _by(table, ["kind", "model", "part"]):
         prevalence = own.prevalence.iloc[0]
-        rows[_names(keys)] = {}
+        rows[_names(keys)] = _counts(own.iloc[0])
         for times in (0.5, 1.0, 2.0):
             odds = times * prevalence / (1 - prevalence)
             row = own.iloc[int((own.threshold - odds / (1 + odds)).abs().argmin())]
@@ -171,6 +175,10 @@ def _by(table: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[str, ...],
 def _names(keys: Sequence[str]) -> tuple[str, ...]:
     kind, model, part = keys
     return KIND_NAMES[kind], model_name(model), PART_NAMES[part]
+
+
+def _counts(row: pd.Series) -> dict[str, str]:
+    return {"ECGs": f"{row.n:,}", "positive": f"{row.n_positive:,}"}
 
 
 def _text(row: Mapping, digits: int = 3) -> str:

@@ -1,5 +1,9 @@
-"""Charts of scores: `study.scores` or the table of differences in, a Plot out; the paper's Figs. 2-4."""
+"""Charts of scores: `study.scores` or the table of differences in, a Plot out; the paper's Figs. 2-4.
 
+`splits` is `study.split_names`. Each panel says of which ECGs its scores are.
+"""
+
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +25,7 @@ from ecglib.style import (
     PART_NAMES,
     WARM,
     Plot,
+    counts_text,
     model_legend,
     model_name,
     new_plot,
@@ -28,17 +33,22 @@ from ecglib.style import (
     styled,
 )
 
-SPLIT_NAMES = {"official": "folds 1-8 / 9 / 10", "seed42": "80 / 20, seed 42"}
+TITLE_WIDTH = 34  # characters that fit above one of two panels
 
 
 @styled
 def over_fractions(
-    scores: pd.DataFrame, *, metric: str = "auroc", kind: str = "finetuned", protocol: str = "honest"
+    scores: pd.DataFrame,
+    splits: Mapping[str, str],
+    *,
+    metric: str = "auroc",
+    kind: str = "finetuned",
+    protocol: str = "honest",
 ) -> Plot:
     """A score of every model over the share of labels, with intervals; one panel a split and part."""
     chosen = scores.loc[(scores.kind == kind) & (scores.protocol == protocol)]
     known = _known(chosen, metric)
-    figure, axes = _panels(known, "Share of the training patients (%)", METRIC_NAMES[metric])
+    figure, axes = _panels(known, splits, "Share of the training patients (%)", METRIC_NAMES[metric])
     for ax, (_, rows) in zip(axes, _by_panel(known), strict=True):
         chance = 0.5 if metric == "auroc" else rows.prevalence.mean()
         ax.axhline(chance, color=FAINT, linestyle=":", linewidth=1)
@@ -52,15 +62,19 @@ def over_fractions(
 
 
 @styled
-def differences(table: pd.DataFrame, *, metric: str = "auroc", kind: str = "finetuned") -> Plot:
+def differences(
+    table: pd.DataFrame, splits: Mapping[str, str], *, metric: str = "auroc", kind: str = "finetuned"
+) -> Plot:
     """How much better HeartBEiT is than each model, over the share of labels; above 0 it is better."""
     known = _known(table.loc[table.kind == kind], metric)
     label = f"{METRIC_NAMES[metric]}: HeartBEiT\nminus the other model"
-    return _around_zero(known, label, table.fraction, MODEL_COLOURS["heartbeit"])
+    return _around_zero(known, splits, label, table.fraction, MODEL_COLOURS["heartbeit"])
 
 
 @styled
-def optimism(scores: pd.DataFrame, *, metric: str = "auroc", kind: str = "finetuned") -> Plot:
+def optimism(
+    scores: pd.DataFrame, splits: Mapping[str, str], *, metric: str = "auroc", kind: str = "finetuned"
+) -> Plot:
     """The paper's way of choosing the step and of making intervals (open) beside the honest way (filled)."""
     known = _known(scores.loc[scores.kind == kind], metric).sort_values(["fraction", "model", "draw", "seed"])
     several = known[["draw", "seed"]].drop_duplicates().shape[0] > 1
@@ -70,22 +84,27 @@ def optimism(scores: pd.DataFrame, *, metric: str = "auroc", kind: str = "finetu
         for row in known.to_dict("records")
     ]
     known = known.assign(place=_places(known, ["fraction", "model", "draw", "seed"]), label=labels)
-    figure = _ladder(known.assign(hollow=known.protocol == "paper"), metric, "Model, share of labels", 0.17)
+    known = known.assign(hollow=known.protocol == "paper")
+    figure = _ladder(known, splits, metric, "Model, share of labels")
     names = ("honest: step chosen on validation", "the paper's: best step on the part itself")
     return _filled_and_hollow(figure, names)
 
 
 @styled
-def step_gains(gains: pd.DataFrame, *, metric: str = "auroc", kind: str = "finetuned") -> Plot:
+def step_gains(
+    gains: pd.DataFrame, splits: Mapping[str, str], *, metric: str = "auroc", kind: str = "finetuned"
+) -> Plot:
     """What the paper's choice of the step adds to a score, over the share of labels; 0 is no optimism."""
     known = _known(gains.loc[gains.kind == kind], metric)
     label = f"{METRIC_NAMES[metric]}: the paper's reading\nminus the honest one"
-    return _around_zero(known, label, known.fraction, FAINT)
+    return _around_zero(known, splits, label, known.fraction, FAINT)
 
 
-def _around_zero(known: pd.DataFrame, label: str, fractions: pd.Series, colour: str) -> Plot:
+def _around_zero(
+    known: pd.DataFrame, splits: Mapping[str, str], label: str, fractions: pd.Series, colour: str
+) -> Plot:
     """Differences of every model over the share of labels, with intervals; one panel a split and part."""
-    figure, axes = _panels(known, "Share of the training patients (%)", label)
+    figure, axes = _panels(known, splits, "Share of the training patients (%)", label)
     for ax, (_, rows) in zip(axes, _by_panel(known), strict=True):
         ax.axhline(0, color=colour, linewidth=1.2)
         _draw_models(ax, rows)
@@ -117,7 +136,9 @@ def coverage(intervals: pd.DataFrame, *, n_studies: int = 60) -> Plot:
 
 
 @styled
-def forest(scores: pd.DataFrame, *, metric: str = "auroc", protocol: str = "honest") -> Plot:
+def forest(
+    scores: pd.DataFrame, splits: Mapping[str, str], *, metric: str = "auroc", protocol: str = "honest"
+) -> Plot:
     """Every model at every outcome, with intervals; one panel a split and part. Pass one label fraction."""
     known = _known(scores.loc[scores.protocol == protocol], metric)
     outcomes, models = list(dict.fromkeys(known.outcome)), list(MODEL_COLOURS)
@@ -128,7 +149,7 @@ def forest(scores: pd.DataFrame, *, metric: str = "auroc", protocol: str = "hone
     known = known.assign(place=order).sort_values("place", kind="stable")
     labels = [f"{outcome_name(o)}, {model_name(m)}" for o, m in zip(known.outcome, known.model, strict=True)]
     known = known.assign(place=_places(known, ["outcome", "model"]), label=labels)
-    figure = _ladder(known.assign(hollow=known.kind == "head"), metric, "Outcome, model", 0.17)
+    figure = _ladder(known.assign(hollow=known.kind == "head"), splits, metric, "Outcome, model")
     return _filled_and_hollow(figure, tuple(KIND_NAMES.values()))
 
 
@@ -185,14 +206,15 @@ def trials(rows: Sequence[Mapping[str, Any]], target: float) -> Plot:
     return figure
 
 
-def _ladder(table: pd.DataFrame, metric: str, ylabel: str, apart: float) -> Plot:
+def _ladder(table: pd.DataFrame, splits: Mapping[str, str], metric: str, ylabel: str) -> Plot:
     """A point with its interval on a rung `place` for each row; hollow points a little lower."""
     rungs = table.drop_duplicates("place")
-    figure, axes = _panels(table, METRIC_NAMES[metric], ylabel, 0.22 * len(rungs) + 1.0, sharex=True)
+    height = 0.22 * len(rungs) + 1.0
+    figure, axes = _panels(table, splits, METRIC_NAMES[metric], ylabel, height, sharex=True)
     for ax, (_, rows) in zip(axes, _by_panel(table), strict=True):
         for row in rows.to_dict("records"):
             colour = MODEL_COLOURS[row["model"]]
-            y = row["place"] + (apart if row["hollow"] else -apart)
+            y = row["place"] + (0.17 if row["hollow"] else -0.17)
             ax.hlines(y, row["low"], row["high"], color=colour, linewidth=1.2)
             face = "white" if row["hollow"] else colour
             marker = MODEL_MARKERS[row["model"]]
@@ -225,10 +247,16 @@ def _by_panel(table: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]
 
 
 def _panels(
-    table: pd.DataFrame, xlabel: str, ylabel: str, height: float = 3.1, sharex: bool = False
+    table: pd.DataFrame,
+    splits: Mapping[str, str],
+    xlabel: str,
+    ylabel: str,
+    height: float = 3.1,
+    sharex: bool = False,
 ) -> tuple[Plot, Sequence[Axes]]:
-    """One panel for each split and part of a table of scores, two in a row."""
-    keys = [key for key, _ in _by_panel(table)]
+    """One panel for each split and part of a table of scores, two in a row; its title says of which ECGs."""
+    panels = _by_panel(table)
+    keys = [key for key, _ in panels]
     columns = min(2, max(1, len(keys)))
     lines = -(-len(keys) // columns) or 1
     figure = new_plot(height * lines, 7.5 if columns == 2 else 5.2)
@@ -236,16 +264,26 @@ def _panels(
     if not keys:
         axes[0].set(xlabel=xlabel, ylabel=ylabel, title="No scores: not run yet, or not estimable")
         return figure, []
-    several = len({split for split, _ in keys}) > 1
-    for ax, (split, part) in zip(axes, keys, strict=False):
+    for ax, ((split, part), rows) in zip(axes, panels, strict=False):
+        lines = [f"{PART_NAMES[part]}, {splits[split]}", *_of_which_ecgs(rows)]
         ax.set(xlabel=xlabel, ylabel=ylabel)
-        ax.set_title(PART_NAMES[part] + (f" ({SPLIT_NAMES[split]})" if several else ""))
+        ax.set_title("\n".join(textwrap.fill(line, TITLE_WIDTH) for line in lines))
         if ax in axes[1::columns] and columns > 1:
             ax.set_ylabel("")
             ax.tick_params(axis="y", length=0)
     for ax in axes[len(keys) :]:
         ax.set_visible(False)
     return figure, axes[: len(keys)]
+
+
+def _of_which_ecgs(rows: pd.DataFrame) -> list[str]:
+    """How many ECGs stand behind the scores of a panel, by outcome where there are several."""
+    if "outcome" not in rows or rows.outcome.nunique() == 1:
+        return [counts_text(rows.n, rows.n_positive)]
+    return [
+        f"{outcome_name(str(outcome))}: {counts_text(own.n, own.n_positive)}"
+        for outcome, own in rows.groupby("outcome", sort=False)
+    ]
 
 
 def _draw_models(ax: Axes, rows: pd.DataFrame) -> None:

@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecglib.claims import STEMI_AT_1_PERCENT, read_claims, readable
+from ecglib.claims import (
+    EQUALITY_MARGIN,
+    NOT_REPRODUCED,
+    NOT_TESTABLE,
+    REPRODUCED,
+    STEMI_AT_1_PERCENT,
+    not_worse,
+    percent_of_other,
+    read_claims,
+    readable,
+)
 from ecglib.comparisons import OPTIMISM_COLUMNS, Part, difference_of, holm, optimism
 from ecglib.coverage import SIZES, STEP, CoverageSettings, coverage, precision_of_rules, spread_of_auroc
 from ecglib.finetune import FinetuneSettings
@@ -29,25 +39,32 @@ from ecglib.style import (
     MODEL_NAMES,
     PART_NAMES,
     Table,
+    least_to_most,
     model_name,
+    number_text,
     outcome_name,
 )
 
 NOT_ESTIMABLE = "not estimable"
+AS_GOOD = f"as good, within {EQUALITY_MARGIN:g} %"
+AS_GOOD_WORDS = {REPRODUCED: "yes", NOT_REPRODUCED: "no", NOT_TESTABLE: "open"}
 DIFFERENCE_COLUMNS = (
     *("outcome", "model", "kind", "split", "fraction", "draw", "seed", "reference_fraction"),
     *("protocol", "part", "metric", "value", "low", "high", "other_low", "other_high", "p"),
-    *("value_a", "value_b", "estimable", "reason"),
+    *("value_a", "value_b", "n", "n_positive", "estimable", "reason"),
 )
 GAIN_COLUMNS = ("kind", "split", "model", "fraction", *OPTIMISM_COLUMNS)
 
 
 def training_table(
-    cells: Sequence[Cell], rows_of: Callable[[Cell], Mapping[str, np.ndarray] | None], labels: np.ndarray
+    cells: Sequence[Cell],
+    rows_of: Callable[[Cell], Mapping[str, np.ndarray] | None],
+    labels: np.ndarray,
+    splits: Mapping[str, str],
 ) -> Table:
     """What each label fraction holds, over its draws: ECGs for training and how many have the outcome.
 
-    `rows_of` is `study.rows`, `labels` 0/1 for each row of the manifest.
+    `rows_of` is `study.rows`, `labels` 0/1 for each row of the manifest, `splits` `study.split_names`.
     """
     draws: dict[tuple[str, float], dict[int, Cell]] = {}
     for cell in sorted(cells):
@@ -60,16 +77,14 @@ def training_table(
         counts = [_least_to_most(map(len, drawn)) + lack]
         counts.append(_least_to_most(int(labels[train].sum()) for train in drawn) + lack)
         drawn_by = DRAWN_BY[split].removesuffix("_id")
-        found.append((split, f"{100 * fraction:g} %", len(of_draws), drawn_by, *counts))
+        found.append((splits[split], f"{100 * fraction:g} %", len(of_draws), drawn_by, *counts))
     columns = ["split", "labels", "draws", "drawn by", "training ECGs", "with the outcome"]
     return Table(pd.DataFrame(found, columns=pd.Index(columns)).set_index(columns[:2]))
 
 
 def _least_to_most(counts: Iterable[int]) -> str:
-    known = sorted(counts)
-    if not known:
-        return NOT_ESTIMABLE
-    return f"{known[0]:,}" if known[0] == known[-1] else f"{known[0]:,}-{known[-1]:,}"
+    known = list(counts)
+    return least_to_most(known) if known else NOT_ESTIMABLE
 
 
 def differences(
@@ -117,38 +132,109 @@ def _pairs(cells: Sequence[Cell], also: Sequence[tuple[float, float]]) -> list[t
     return [(a, b) for a, b in itertools.product(ours, others) if comparable(a, b)]
 
 
-def difference_table(differences: pd.DataFrame, *, kind: str = "finetuned") -> Table:
-    """HeartBEiT's AUROC minus each other model's at the same fraction, with DeLong's p, plain and corrected.
+def difference_table(
+    differences: pd.DataFrame, splits: Mapping[str, str], *, metric: str = "auroc", kind: str = "finetuned"
+) -> Table:
+    """HeartBEiT's score minus each other model's at the same fraction; of AUROC with DeLong's p, and Holm's.
 
     Holm's family is what stands in the table. Of several runs the first draw and seed is tested; the mean,
-    standard deviation, range and number of all stand beside it.
+    standard deviation, range and number of all stand beside it. `splits` is `study.split_names`.
     """
-    chosen = differences.loc[(differences.metric == "auroc") & (differences.kind == kind)]
-    chosen = chosen.loc[(chosen.fraction == chosen.reference_fraction) & chosen.value.notna()]
-    keys = ["outcome", "split", "part", "fraction", "model"]
-    chosen = chosen.sort_values(by=[*keys, "draw", "seed"])
-    runs, first = chosen.groupby(keys, sort=False), chosen.drop_duplicates(keys)
-    texts = [_interval_text(*row, digits=3) for row in first[["value", "low", "high"]].to_numpy()]
-    table = pd.DataFrame(
-        {
-            "outcome": _in_order(first.outcome, outcome_name, dict.fromkeys(differences.outcome)),
-            "split": first.split,
-            "part": _in_order(first.part, PART_NAMES.get, PART_NAMES),
-            "labels (%)": _in_percent(first.fraction),
-            "against": _in_order(first.model, model_name, MODEL_NAMES),
-            "AUROC, difference": texts,
-            "p": [_p_text(p) for p in first.p],
-            f"p, Holm, of {first.p.notna().sum()}": [_p_text(p) for p in holm(first.p.to_numpy(float))],
-            "all runs": [_runs_text(values) for _, values in runs.value],
-        }
+    chosen = differences.loc[(differences.metric == metric) & (differences.kind == kind)]
+    first = _first_runs(chosen.loc[chosen.fraction == chosen.reference_fraction])
+    tests = {}
+    if metric == "auroc":
+        adjusted = f"p, Holm, of {first.p.notna().sum()}"
+        tests = {"p": map(_p_text, first.p), adjusted: map(_p_text, holm(first.p.to_numpy(float)))}
+    columns = {
+        **_place_columns(first, splits),
+        "labels (%)": _in_percent(first.fraction),
+        "against": _in_order(first.model, model_name, MODEL_NAMES),
+        f"{METRIC_NAMES[metric]}, difference": _difference_texts(first),
+        **{name: list(texts) for name, texts in tests.items()},
+    }
+    return _with_runs(first, columns, ["outcome", "split", "part", "labels (%)", "against"])
+
+
+def fewer_labels_table(differences: pd.DataFrame, splits: Mapping[str, str]) -> Table:
+    """HeartBEiT with few labels minus each other model with more, and whether it is as good.
+
+    The rule is `claims.not_worse`, as `fewer_labels_sentence` states it. Of several runs the first, as in
+    `difference_table`.
+    """
+    first = _first_runs(differences.loc[differences.fraction != differences.reference_fraction])
+    percent = [percent_of_other(row) for row in first.to_dict("records")]
+    columns = {
+        **_place_columns(first, splits),
+        "training": _in_order(first.kind, KIND_NAMES.get, KIND_NAMES),
+        "metric": _in_order(first.metric, METRIC_NAMES.get, METRIC_NAMES),
+        "labels (%)": [
+            f"{100 * ours:g} against {100 * theirs:g}"
+            for ours, theirs in zip(first.fraction, first.reference_fraction, strict=True)
+        ],
+        "against": _in_order(first.model, model_name, MODEL_NAMES),
+        "difference": _difference_texts(first),
+        AS_GOOD: [AS_GOOD_WORDS[not_worse(low, high)[0]] for _, low, high in percent],
+    }
+    return _with_runs(first, columns, ["outcome", "split", "part", "training", "metric", "against"])
+
+
+def fewer_labels_sentence(differences: pd.DataFrame, cells: Sequence[Cell]) -> str:
+    """The rule of `fewer_labels_table`, and of which outcomes and trainings no such pair was run."""
+    rows = differences.loc[differences.fraction != differences.reference_fraction]
+    known = set(zip(rows.outcome, rows.kind, strict=True))
+    asked = itertools.product(dict.fromkeys(cell.outcome for cell in cells), KIND_NAMES)
+    lacking = [
+        f"{outcome_name(outcome)}, {KIND_NAMES[kind]}"
+        for outcome, kind in asked
+        if (outcome, kind) not in known
+    ]
+    rule = (
+        f"As good (*yes*): all of the interval lies above -{EQUALITY_MARGIN:g} % of the other model's score. "
+        "Not as good (*no*): all of it lies below 0. Else *open*."
     )
-    table = table.drop(columns=[] if (runs.size() > 1).any() else "all runs")
-    by = ["outcome", "split", "part", "labels (%)", "against"]
-    return Table(table.set_index(by).sort_index())
+    return rule + (f" **Not run yet, or not estimable**: {'; '.join(lacking)}." if lacking else "")
+
+
+def _first_runs(differences: pd.DataFrame) -> pd.DataFrame:
+    """The first draw and seed of each comparison, and what all of its runs say (`all runs`)."""
+    keys = ["outcome", "kind", "split", "part", "metric", "fraction", "reference_fraction", "model"]
+    rows = differences.loc[differences.value.notna()].sort_values(by=[*keys, "draw", "seed"])
+    texts = [_runs_text(values) for _, values in rows.groupby(keys).value]
+    return rows.drop_duplicates(keys).assign(**{"all runs": texts})
+
+
+def _place_columns(first: pd.DataFrame, splits: Mapping[str, str]) -> dict[str, Any]:
+    """What was scored, on which ECGs."""
+    return {
+        "outcome": _in_order(first.outcome, outcome_name, dict.fromkeys(first.outcome)),
+        "split": first.split.map(splits),
+        "part": _in_order(first.part, PART_NAMES.get, PART_NAMES),
+        **_count_columns(first),
+    }
+
+
+def _count_columns(rows: pd.DataFrame) -> dict[str, Any]:
+    return {"ECGs": rows.n.map("{:,.0f}".format), "positive": rows.n_positive.map("{:,.0f}".format)}
+
+
+def _difference_texts(first: pd.DataFrame) -> list[str]:
+    """Each difference with its interval, and again in percent of the other model's score."""
+    return [
+        f"{_interval_text(row['value'], row['low'], row['high'], digits=3)}; "
+        f"{_interval_text(*percent_of_other(row), digits=1)} %"
+        for row in first.to_dict("records")
+    ]
+
+
+def _with_runs(first: pd.DataFrame, columns: Mapping[str, Any], by: list[str]) -> Table:
+    """Rows in the order of `by`, and where any comparison was run several times what all of its runs say."""
+    runs = {"all runs": first["all runs"]} if (first["all runs"] != "").any() else {}
+    return Table(pd.DataFrame({**columns, **runs}).set_index(by).sort_index())
 
 
 def _interval_text(value: float, low: float, high: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return "{} ({} to {})".format(*(number_text(number, digits) for number in (value, low, high)))
 
 
 def _p_text(p: float) -> str:
@@ -156,17 +242,25 @@ def _p_text(p: float) -> str:
 
 
 def _runs_text(values: pd.Series) -> str:
-    mean, spread = f"{values.mean():.3f} ± {values.std():.3f}", f"{values.min():.3f} to {values.max():.3f}"
-    return f"{mean}, {spread}, {len(values)} runs" if len(values) > 1 else ""
+    if len(values) == 1:
+        return ""
+    found = (number_text(number, 3) for number in values.agg(["mean", "std", "min", "max"]))
+    return "{} ± {}, {} to {}, {} runs".format(*found, len(values))
 
 
 def score_table(
-    scores: pd.DataFrame, metric: str, *, kind: str = "finetuned", protocol: str = "honest"
+    scores: pd.DataFrame,
+    splits: Mapping[str, str],
+    metric: str,
+    *,
+    kind: str = "finetuned",
+    protocol: str = "honest",
 ) -> Table:
     """The form of the paper's Suppl. Tables 1 and 2: a row for outcome, part and fraction, a column a model.
 
-    Cells read `value (low-high)`; where a cell was run more than once, mean and mean interval, the standard
-    deviation over the runs and their number. Where no number exists: "not estimable".
+    Cells read `value (low-high)`; where a cell was run more than once, that of the first draw and seed, then
+    mean, standard deviation and number of all runs. Where no number exists: "not estimable". `splits` is
+    `study.split_names`.
     """
     chosen = scores.loc[(scores.protocol == protocol) & (scores.kind == kind)]
     known = chosen.loc[(chosen.metric == metric) & chosen.value.notna()]
@@ -179,12 +273,15 @@ def score_table(
         sizes.loc[:, ["outcome", "split", "part", "n", "prevalence"]], on=["outcome", "split"]
     )
     table = wanted.merge(texts.reset_index(), how="left", on=[*keys, "part"])
-    return _readable(table.fillna({"text": NOT_ESTIMABLE}))
+    return _readable(table.fillna({"text": NOT_ESTIMABLE}).assign(split=table.split.map(splits)))
 
 
 def _score_text(runs: pd.DataFrame) -> str:
-    text = f"{runs.value.mean():.2f} ({runs.low.mean():.2f}-{runs.high.mean():.2f})"
-    return text if len(runs) == 1 else f"{text} ± {runs.value.std():.2f}, {len(runs)} runs"
+    first = runs.sort_values(by=["draw", "seed"]).iloc[0]
+    text = f"{first.value:.2f} ({first.low:.2f}-{first.high:.2f})"
+    if len(runs) == 1:
+        return text
+    return f"{text}; {runs.value.mean():.2f} ± {runs.value.std():.2f} over {len(runs)} runs"
 
 
 def _readable(table: pd.DataFrame) -> Table:
@@ -232,14 +329,18 @@ def step_gains(
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=pd.Index(GAIN_COLUMNS))
 
 
-def step_gain_table(gains: pd.DataFrame, metric: str = "auroc") -> Table:
-    """Both protocols' mean readings of the same cells, and the paper's minus the honest one."""
+def step_gain_table(gains: pd.DataFrame, splits: Mapping[str, str], metric: str = "auroc") -> Table:
+    """Both protocols' mean readings of the same cells, and the paper's minus the honest one.
+
+    ECGs and positive ones are means over the cells, too. `splits` is `study.split_names`.
+    """
     rows = gains.loc[gains.metric == metric]
     table = pd.DataFrame(
         {
             "kind": rows.kind.map(KIND_NAMES),
-            "split": rows.split,
+            "split": rows.split.map(splits),
             "part": _in_order(rows.part, PART_NAMES.get, PART_NAMES),
+            **_count_columns(rows),
             "model": _in_order(rows.model, model_name, MODEL_NAMES),
             "labels (%)": _in_percent(rows.fraction),
             "cells": rows.n_cells,
@@ -255,8 +356,11 @@ def step_gain_table(gains: pd.DataFrame, metric: str = "auroc") -> Table:
     return Table(table.set_index(by).sort_index())
 
 
-def agreement_table(scores: pd.DataFrame) -> Table:
-    """The two honest intervals of the same cells: how wide they are, and how far their limits lie apart."""
+def agreement_table(scores: pd.DataFrame, splits: Mapping[str, str]) -> Table:
+    """The two honest intervals of the same cells: how wide they are, and how far their limits lie apart.
+
+    `splits` is `study.split_names`.
+    """
     known = scores.loc[(scores.protocol == "honest") & scores.value.notna()]
     numbers = pd.DataFrame(
         {
@@ -266,7 +370,8 @@ def agreement_table(scores: pd.DataFrame) -> Table:
             "upper limit, BCa's minus percentile's": known.other_high - known.high,
         }
     )
-    keys = [known.kind.map(KIND_NAMES), known.part.map(PART_NAMES), known.metric.map(METRIC_NAMES)]
+    names = {"split": splits, "kind": KIND_NAMES, "part": PART_NAMES, "metric": METRIC_NAMES}
+    keys = [known[column].map(words) for column, words in names.items()]
     by = numbers.groupby(keys, sort=False)
     return Table(pd.DataFrame({"cells": by.size()}).join(by.mean().map("{:.3f}".format)))
 
@@ -275,24 +380,30 @@ def _in_percent(fractions: pd.Series) -> pd.Categorical:
     return _in_order(fractions, lambda fraction: f"{100 * fraction:g}", sorted(set(fractions)))
 
 
-def optimism_table(scores: pd.DataFrame, metric: str = "auroc") -> Table:
-    """What the paper's protocol adds: its score minus the honest one, and how its intervals shrink."""
+def optimism_table(scores: pd.DataFrame, splits: Mapping[str, str], metric: str = "auroc") -> Table:
+    """What the paper's protocol adds: its score minus the honest one, and how its intervals shrink.
+
+    `splits` is `study.split_names`.
+    """
     known = scores.loc[(scores.metric == metric) & scores.value.notna()].assign(
         width=lambda s: s.high - s.low
     )
     keys = ["outcome", "kind", "part", "split", "fraction", "model", "draw", "seed"]
     honest, paper = (known.loc[known.protocol == p].set_index(keys) for p in ("honest", "paper"))
-    table = pd.DataFrame({"gain": paper.value - honest.value, "ratio": honest.width / paper.width})
-    by = table.groupby(["kind", "part"])
+    ratio = honest.width / paper.width
+    table = honest[["n", "n_positive"]].assign(gain=paper.value - honest.value, ratio=ratio)
+    by = table.groupby(["outcome", "split", "kind", "part"])
     summary = pd.DataFrame(
         {
+            **_count_columns(by.first()),
             "cells": by.size(),
             f"{METRIC_NAMES[metric]}, paper minus honest: mean": by.gain.mean().round(3),
             "largest": by.gain.max().round(3),
             "honest interval is wider by (times, median)": by.ratio.median().round(1),
         }
     )
-    return Table(summary.rename(index=KIND_NAMES | PART_NAMES))
+    names = {outcome: outcome_name(outcome) for outcome in set(known.outcome)}
+    return Table(summary.rename(index={**names, **splits, **KIND_NAMES, **PART_NAMES}))
 
 
 def not_estimable_sentence(scores: pd.DataFrame) -> str:
@@ -315,20 +426,36 @@ def length_sentence(
     cells: Sequence[Cell],
     rows_of: Callable[[Cell], Mapping[str, np.ndarray] | None],
     settings: FinetuneSettings,
+    splits: Mapping[str, str],
 ) -> str:
-    """How long each fine-tuned cell learns, with its caps; `rows_of` is `study.rows`."""
+    """How long each fine-tuned cell learns, with its caps, and at how many points both protocols may look.
+
+    `rows_of` is `study.rows`, `splits` `study.split_names`.
+    """
     limits = [f"{settings.steps:,} steps of {settings.batch_size} ECGs"] if settings.steps else []
     limits += [f"{settings.epochs} passes over the training ECGs"] if settings.epochs else []
-    lengths = {}
+    sizes: dict[tuple[str, float], set[int]] = {}
     for cell in cells:
         rows = rows_of(cell) if cell.kind == "finetuned" else None
         if rows is not None:
-            n = len(rows["train"])
-            steps, batch = settings.total_steps(n), min(settings.batch_size, n)
-            words = f"{steps:,} steps ({steps * batch / n:.1f} passes) at {100 * cell.fraction:g} %"
-            lengths.setdefault((cell.split, cell.fraction), f"{words} of {cell.split}")
-    told = "; ".join(text for _, text in sorted(lengths.items())) or "none was run yet, or none is estimable"
-    return f"Every network learns for at most {' and '.join(limits)}: {told}. The paper's takes 30 passes."
+            sizes.setdefault((cell.split, cell.fraction), set()).add(len(rows["train"]))
+    told = [
+        f"{_length_text(sizes_there, settings)} at {100 * fraction:g} % of {splits[split]}"
+        for (split, fraction), sizes_there in sorted(sizes.items())
+    ]
+    return (
+        f"Every network learns for at most {' and '.join(limits)}: "
+        f"{'; '.join(told) or 'none was run yet, or none is estimable'}. The paper's takes 30 passes. The "
+        "steps that are scored, evenly spaced, are the epochs among which both protocols choose."
+    )
+
+
+def _length_text(sizes: Iterable[int], settings: FinetuneSettings) -> str:
+    """Steps, passes and scored steps of training sets of these sizes."""
+    steps = {n: settings.total_steps(n) for n in sizes}
+    passes = [n_steps * min(settings.batch_size, n) / n for n, n_steps in steps.items()]
+    points = least_to_most(len(settings.scored_steps(n)) for n in steps)
+    return f"{least_to_most(steps.values())} steps ({np.mean(passes):.1f} passes, {points} scored)"
 
 
 def verdict_sentence(judged: pd.DataFrame) -> str:
@@ -339,15 +466,15 @@ def verdict_sentence(judged: pd.DataFrame) -> str:
     )
 
 
-def claims_table(judged: pd.DataFrame, *, tested: bool) -> Table:
+def claims_table(judged: pd.DataFrame, splits: Mapping[str, str], *, tested: bool) -> Table:
     """The judged claims for which there is a number of ours, or those for which there is none, and why.
 
-    Each with a link to the page that makes such a number, where this book has it.
+    Each with a link to where such a number stands, where this book has it. `splits` is `study.split_names`.
     """
-    chosen = judged.loc[judged.ours.notna() == tested]
-    ours = ["ours", "n", "protocol", "verdict"] if tested else []
-    columns = ["source", "paper", *ours, "reason", "page"]
-    return Table(readable(chosen).set_index("claim").loc[:, columns])
+    chosen = readable(judged.loc[judged.ours.notna() == tested], splits).set_index("claim")
+    runs = ["all runs"] if (chosen["all runs"] != "").any() else []
+    ours = ["ours", "cell", *runs, "verdict"] if tested else []
+    return Table(chosen.loc[:, ["source", "paper", *ours, "reason", "page"]])
 
 
 def coverage_table(intervals: pd.DataFrame, statistic: str = "score") -> Table:

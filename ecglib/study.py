@@ -39,8 +39,9 @@ from ecglib.provenance import atomic_path, commit, digest, machine
 from ecglib.published import TOKENIZER_COURSE, Pretrained, WeightsSettings, load
 from ecglib.quality import QualitySettings
 from ecglib.shards import ImageStore, read_tokens, tokenize, write_images
-from ecglib.splits import DRAWN_BY, assign, label_fraction_rows
+from ecglib.splits import DRAWN_BY, SPLITS, assign, label_fraction_rows
 from ecglib.stages import BusyError, Stages
+from ecglib.style import split_name
 from ecglib.tokenizer import (
     AnyTokenizer,
     TokenizerSettings,
@@ -144,7 +145,8 @@ class Study:
 
         The generated ECGs that they learnt from are of other patients than the embedded cohort's.
         """
-        if self.weights and self.profile.settings(CohortSettings).source != "ptbxl":
+        published = self.profile.settings(WeightsSettings).weights
+        if published and self.profile.settings(CohortSettings).source != "ptbxl":
             return np.empty(0, np.int64)
         return self.pretraining_rows
 
@@ -152,6 +154,11 @@ class Study:
         """Share of the ECGs that a split tests on that `seen_rows` holds."""
         tested = np.flatnonzero(self.parts(split) == "test")
         return float(np.isin(tested, self.seen_rows).mean()) if len(tested) else 0.0
+
+    @cached_property
+    def split_names(self) -> dict[str, str]:
+        """What readers call each split: with the share of its test ECGs that HeartBEiT has seen, if any."""
+        return {split: split_name(split, self.seen_of_test(split)) for split in SPLITS}
 
     @cached_property
     def weights(self) -> Pretrained | None:

@@ -3,7 +3,7 @@
 import functools
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec
 
 import matplotlib
@@ -189,6 +189,27 @@ def model_legend(figure: Plot, axes: Sequence[Axes]) -> None:
 def legend_above(ax: Axes, columns: int) -> None:
     """A legend over the panel, where it hides no data."""
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2, handlelength=1.4)
+
+
+def number_text(value: float, digits: int) -> str:
+    """A number with commas and so many digits behind the point; no sign before a zero."""
+    return f"{round(value, digits) + 0.0:,.{digits}f}"
+
+
+def counts_text(n: Iterable[float], n_positive: Iterable[float]) -> str:
+    """How many ECGs scores are of, and how many of these have the outcome; a range where scores differ."""
+    return f"{least_to_most(n)} ECGs, {least_to_most(n_positive)} positive"
+
+
+def least_to_most(counts: Iterable[float]) -> str:
+    """A count, or the smallest and largest of several."""
+    known = sorted(counts)
+    return f"{known[0]:,.0f}" + (f"-{known[-1]:,.0f}" if known[0] != known[-1] else "")
+
+
+def split_name(split: str, seen: float) -> str:
+    """What readers call a split, of whose test ECGs HeartBEiT saw the share `seen` in pretraining."""
+    return f"{split} (HeartBEiT saw {100 * seen:.0f} % of its test ECGs, unlabelled)" if seen else split
 
 
 def difference_text(value: float, low: float, high: float) -> str:

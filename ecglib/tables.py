@@ -50,6 +50,7 @@ PAPER_COHORTS = {
     ("hcm", "Fine-tuning"): ("78,831", "38"),
     ("hcm", "Internal test"): ("20,448", "38.8"),
     ("hcm", "External"): ("3,859", "-"),
+    ("stemi", "All"): ("21,799", "-"),
     ("stemi", "Fine-tuning"): ("17,449", "5.7"),
     ("stemi", "Internal test"): ("4,352", "5.4"),
 }
@@ -59,7 +60,12 @@ PAPER_LABELS = {
     "stemi": "PTB-XL, rule not stated",
 }
 # The paper has no validation part: what it fine-tunes on is ours for training and validation.
-SETS = {"Fine-tuning": ("train", "validation"), "Internal test": ("test",), "External": ("external",)}
+SETS = {
+    "All": ("train", "validation", "test", "external"),
+    "Fine-tuning": ("train", "validation"),
+    "Internal test": ("test",),
+    "External": ("external",),
+}
 
 
 # --- the data ---

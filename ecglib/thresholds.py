@@ -42,7 +42,7 @@ def decision_curve(
     thresholds: np.ndarray,
     settings: ScoreSettings,
 ) -> pd.DataFrame:
-    """One row a threshold: threshold, value, low, high, treat_all, gain, gain_low, gain_high.
+    """One row a threshold: threshold, value, low, high, treat_all, gain, gain_low, gain_high, n, n_positive.
 
     gain: net benefit above the better of treating all and treating none. Intervals are percentiles over
     patients.
@@ -52,6 +52,7 @@ def decision_curve(
     value, all_value = (net_benefit(y_true, scores, thresholds)[0] for scores in (y_score, everyone))
     draws, all_draws = (net_benefit(y_true, scores, thresholds, weights) for scores in (y_score, everyone))
     gains = draws - np.maximum(all_draws, 0)
+    counts = {"n": len(y_true), "n_positive": int(np.sum(y_true))}
     rows = []
     for place, threshold in enumerate(thresholds):
         ends, gain_ends = spread(draws[:, place], settings), spread(gains[:, place], settings)
@@ -59,6 +60,7 @@ def decision_curve(
         rows.append(
             {"threshold": threshold, "value": value[place], **ends, "treat_all": all_value[place]}
             | {"gain": gain, "gain_low": gain_ends["low"], "gain_high": gain_ends["high"]}
+            | counts
         )
     return pd.DataFrame(rows)
 

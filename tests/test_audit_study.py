@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from predicted import SPLITS
 
 from ecglib import audit_study
 from ecglib.beit import MaskedImageModel
@@ -82,23 +83,25 @@ def test_trees_are_scored_at_every_fraction_of_the_grid_by_both_protocols(study:
     assert not trees.loc[trees.fraction == 0.01, "estimable"].any(), "no patient of a class at 1 %"
     honest = trees.loc[(trees.protocol == "honest") & (trees.metric == "auroc") & (trees.part == "test")]
     assert honest.value.item() > 0.9, "sex is one of the features"
-    table = audit_study.baseline_scores(trees.iloc[:0], trees)
+    table = audit_study.baseline_scores(trees.iloc[:0], trees, study.split_names)
     assert list(table.columns) == ["classical measurements"]
 
 
 def scores(**values: float) -> pd.DataFrame:
     """AUROC of HeartBEiT, fine-tuned, by part."""
     head = {"outcome": "stemi", "model": "heartbeit", "kind": "finetuned", "split": "official"}
-    head |= {"fraction": 1.0, "draw": 0, "seed": 0, "protocol": "honest", "metric": "auroc", "n": 100}
-    head |= {"prevalence": 0.1}
+    head |= {"fraction": 1.0, "draw": 0, "seed": 0, "protocol": "honest", "metric": "auroc", "n": 1234}
+    head |= {"n_positive": 99, "prevalence": 0.08}
     numbers = [{"part": part, "value": v, "low": v - 0.1, "high": v + 0.1} for part, v in values.items()]
     return pd.DataFrame([head | row for row in numbers])
 
 
 def test_the_sentence_counts_who_is_ahead() -> None:
     networks, trees = scores(test=0.9, external=0.7), scores(test=0.8, external=0.8)
-    sentence = audit_study.baseline_sentence(networks, trees.assign(model="measurements"))
-    assert "**1 of 2**" in sentence
+    both = [(table, table.assign(split="seed42").iloc[:1]) for table in (networks, trees)]
+    networks, trees = (pd.concat(tables) for tables in both)
+    sentence = audit_study.baseline_sentence(networks, trees, SPLITS)
+    assert f"**1 of 2** comparisons on official; **1 of 1** comparisons on {SPLITS['seed42']}" in sentence
 
 
 def test_larger_models_stand_beside_ours_and_are_said_to_be_of_another_task() -> None:
@@ -106,7 +109,15 @@ def test_larger_models_stand_beside_ours_and_are_said_to_be_of_another_task() ->
     assert table.loc["HeartBEiT here", "AUROC"] == "0.900 (0.800-1.000)"
     published = table.drop(index="HeartBEiT here")
     assert (published["task"] == "five superclasses of PTB-XL, macro AUROC").all()
-    assert table.loc["HeartBEiT here", "task"].startswith("STEMI of this study")
+    task = "STEMI of this study, split official: 1,234 ECGs, 99 positive (8.0 %)"
+    assert table.loc["HeartBEiT here", "task"] == task
+
+
+def test_beside_larger_models_stands_no_score_of_ecgs_that_pretraining_saw() -> None:
+    both = [scores(test=0.9).assign(fraction=0.1), scores(test=0.99).assign(split="seed42")]
+    table = audit_study.larger_models_table(pd.concat(both))
+    assert table.loc["HeartBEiT here", "AUROC"] == "0.900 (0.800-1.000)"
+    assert "10 % of the labels" in table.loc["HeartBEiT here", "training"]
 
 
 def test_the_published_scores_are_those_of_the_notes() -> None:
@@ -132,8 +143,9 @@ def test_own_predictions_are_read_at_the_step_chosen_on_validation() -> None:
         tables.append(pd.DataFrame(known | {"y_score": np.round(rng.normal(step * signal), 1)}))
     cell = pd.concat(tables)
     profile = load_profile("smoke", ["05_finetuning.models=[heartbeit]"])
-    of: Any = SimpleNamespace(profile=profile, predictions=lambda _: cell, kept=None)
+    of: Any = SimpleNamespace(profile=profile, predictions=lambda _: cell, kept=None, split_names=SPLITS)
     of.grid = lambda outcome: Study.grid(of, outcome)
-    row = audit_study.own_precision(of).loc[("STEMI", "HeartBEiT")]
+    row = audit_study.own_precision(of).loc[("STEMI", "official", "HeartBEiT")]
+    assert row[["ECGs", "positive"]].tolist() == ["100", "50"]
     assert auroc(y_true, tables[2].y_score.to_numpy()) > auroc(y_true, tables[0].y_score.to_numpy())
     assert row["trapezoid"] == f"{trapezoid_auprc(y_true, tables[3].y_score.to_numpy()):.3f}"

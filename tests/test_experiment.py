@@ -31,7 +31,7 @@ from ecglib.metrics import ScoreSettings
 from ecglib.opening import require_weights
 from ecglib.preprocessing import fingerprint
 from ecglib.pretrain import PretrainSettings
-from ecglib.profiles import ROOT, load_profile
+from ecglib.profiles import ROOT, load_profile, pages
 from ecglib.protocols import choose_step
 from ecglib.published import publish
 from ecglib.results import ROUNDED_TO, ROUNDED_TO_RANGE, KeptResults, read_by_protocols, rounded
@@ -139,12 +139,16 @@ def test_published_weights_saw_ptbxl_and_no_embedded_patient(world: Path, ptbxl_
     embedded = a_study(world)
     assert len(embedded.seen_rows) == 0
     assert embedded.seen_of_test("seed42") == 0
+    assert embedded.split_names["seed42"] == "seed42"
     profile = load_profile(str(world / "mine.yaml"), ["01_cohorts.source=ptbxl"])
     real = Study(replace(profile, outcomes=("stemi",)), "11_audit", data=DataPaths(ptbxl_subset))
     assert real.seen_of_test("official") == 0
     tested = real.parts("seed42") == "test"
     trained = real.parts("official") == "train"
     assert real.seen_of_test("seed42") == pytest.approx((tested & trained).sum() / tested.sum())
+    share = f"{100 * (tested & trained).sum() / tested.sum():.0f} %"
+    assert f"HeartBEiT saw {share} of its test ECGs, unlabelled" in real.split_names["seed42"]
+    assert real.split_names["official"] == "official"
 
 
 def test_other_weights_under_the_same_name_make_other_cells(
@@ -192,7 +196,7 @@ def test_scores_and_differences_from_kept_results_are_those_of_the_run(world: Pa
         ours, theirs = (score_tables.differences(cells, study.predictions, few) for study in (run, kept))
         pd.testing.assert_frame_equal(ours, theirs, atol=0.001)
         for table in (run, kept):
-            told = score_tables.training_table(cells, table.rows, table.labels(outcome))
+            told = score_tables.training_table(cells, table.rows, table.labels(outcome), table.split_names)
             assert "not estimable" in told["training ECGs"].tolist()
         assert (scores.loc[scores.fraction == 0.001, "reason"] == LACKS_CLASS).all()
     pd.testing.assert_frame_equal(run.distances, kept.distances)
@@ -383,11 +387,12 @@ def test_unstable_cells_are_results_and_stop_nothing(
     assert not scores.estimable[unstable].any()
     assert scores[~unstable].value.notna().all()
     assert reason in score_tables.not_estimable_sentence(scores)
-    assert "not estimable" in score_tables.score_table(scores, "auroc")["random weights"].tolist()
+    splits = study.split_names
+    assert "not estimable" in score_tables.score_table(scores, splits, "auroc")["random weights"].tolist()
     assert study.trained_classifier(study.grid("stemi")[-1]) is None
     differences = score_tables.differences(study.grid("stemi"), study.predictions, ScoreSettings(n_draws=5))
     assert set(differences.kind) == {"head"}
-    score_figures.over_fractions(scores)
+    score_figures.over_fractions(scores, splits)
     told = experiment.progress_table(study, study.grid("stemi"))
     assert told.unstable.tolist() == [0, 0, 1]
     experiment.export_results(study, tmp_path / "kept")
@@ -598,6 +603,6 @@ def test_every_table_and_figure_comes_back_from_predictions_alone(
         shutil.rmtree(tmp_path / "runs")
         shutil.rmtree(tmp_path / "html")
     assert seen[0] == seen[1]
-    assert set(seen[0]) == {"05_finetuning_stemi", "05_finetuning_hcm", "06_results"}
+    assert set(seen[0]) == set(pages(load_profile(str(world / "mine.yaml")), of_predictions=True))
     assert all(sum("image/png" in output for output in page) for page in seen[0].values())
     assert str(ROOT) not in json.dumps(seen)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import rcParams
+from predicted import SPLITS
 
 from ecglib import figures, pictures, score_figures
 from ecglib.attention import even_distances
@@ -41,7 +42,13 @@ def scores(
                         for metric in ("auroc", "auprc"):
                             value = rng.uniform(0.6, 0.8)
                             numbers = {"value": value, "low": value - 0.1, "high": value + 0.05}
-                            counts = {"n": 100, "prevalence": 0.2, "step": 3, "estimable": True}
+                            counts = {
+                                "n": 100,
+                                "n_positive": 20,
+                                "prevalence": 0.2,
+                                "step": 3,
+                                "estimable": True,
+                            }
                             rows.append(
                                 cell
                                 | {"protocol": protocol, "part": part, "metric": metric}
@@ -126,14 +133,14 @@ def all_plots(cohort: Cohort) -> dict[str, Any]:
         "distances": figures.distances(pairs, {"ECG and ECG": 2.14}),
         "histograms": figures.histograms(PIXELS, PIXELS),
         "lead_shares": figures.lead_shares(shares()),
-        "over_fractions": score_figures.over_fractions(table),
-        "differences": score_figures.differences(table[table.model != "heartbeit"]),
-        "optimism": score_figures.optimism(table),
-        "forest": score_figures.forest(table[table.fraction == 1]),
+        "over_fractions": score_figures.over_fractions(table, SPLITS),
+        "differences": score_figures.differences(table[table.model != "heartbeit"], SPLITS),
+        "optimism": score_figures.optimism(table, SPLITS),
+        "forest": score_figures.forest(table[table.fraction == 1], SPLITS),
         "probes": score_figures.probes(heads()),
         "by_layer": score_figures.by_layer(heads().assign(layer=1)),
         "trials": score_figures.trials(runs(), 0.05),
-        "step_gains": score_figures.step_gains(gains()),
+        "step_gains": score_figures.step_gains(gains(), SPLITS),
         "coverage": score_figures.coverage(studies()),
         "waveforms": pictures.waveforms({"as recorded": wave, "as drawn": wave / 2}, 500),
         "kinds": pictures.kinds(0),
@@ -204,7 +211,7 @@ def line_values(ax: Any, colour: str) -> np.ndarray:
 @pytest.mark.parametrize("metric", ["auroc", "auprc"])
 def test_scores_over_fractions_are_those_of_the_table(metric: str) -> None:
     table = scores()
-    plot = score_figures.over_fractions(table, metric=metric, kind="head")
+    plot = score_figures.over_fractions(table, SPLITS, metric=metric, kind="head")
     for ax, part in zip(axes_of(plot), ("test", "external"), strict=True):
         for model in MODELS:
             chosen = table[(table.model == model) & (table.part == part) & (table.metric == metric)]
@@ -213,26 +220,47 @@ def test_scores_over_fractions_are_those_of_the_table(metric: str) -> None:
 
 
 def test_fractions_that_are_not_estimable_keep_their_place_and_say_so() -> None:
-    ax = axes_of(score_figures.over_fractions(scores()))[0]
+    ax = axes_of(score_figures.over_fractions(scores(), SPLITS))[0]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "10", "100"]
     assert [text.get_text() for text in ax.texts if "estimable" in text.get_text()] == ["not\nestimable"]
 
 
 def test_intervals_are_drawn_from_low_to_high() -> None:
     table = scores(parts=("test",), kinds=("finetuned",))
-    (ax,) = axes_of(score_figures.over_fractions(table))
+    (ax,) = axes_of(score_figures.over_fractions(table, SPLITS))
     drawn = np.concatenate([[s[:, 1] for s in c.get_segments()] for c in ax.collections])
     wanted = table[(table.metric == "auroc") & (table.protocol == "honest")][["low", "high"]]
     np.testing.assert_allclose(np.sort(drawn, axis=0), np.sort(wanted.to_numpy(), axis=0))
 
 
 def test_without_an_external_part_there_is_one_panel() -> None:
-    assert len(axes_of(score_figures.over_fractions(scores(parts=("test",))))) == 1
+    assert len(axes_of(score_figures.over_fractions(scores(parts=("test",)), SPLITS))) == 1
+
+
+def titles(plot: Plot) -> str:
+    """All titles of a plot in one line."""
+    return " ".join(ax.get_title(loc="left") for ax in axes_of(plot)).replace("\n", " ")
+
+
+def test_panels_say_of_which_ecgs_their_scores_are_and_what_pretraining_saw_of_them() -> None:
+    table = pd.concat([scores(parts=("test",)), scores(parts=("test",)).assign(split="seed42", n=80)])
+    two = pd.concat([table, table.assign(outcome="hcm", n_positive=30)])
+    unseen = {"official": "official", "seed42": "seed42"}
+    for plot in (score_figures.over_fractions, score_figures.optimism, score_figures.differences):
+        told = titles(plot(table, SPLITS))
+        assert "Internal test, official 100 ECGs, 20 positive" in told
+        assert "seed42 (HeartBEiT saw 80 % of its test ECGs, unlabelled) 80 ECGs, 20 positive" in told
+        assert "saw" not in titles(plot(table, unseen))
+    assert "STEMI: 80 ECGs, 20 positive HCM: 80 ECGs, 30 positive" in titles(
+        score_figures.forest(two, SPLITS)
+    )
+    moved = pd.concat([gains(), gains().assign(model="random", n_positive=9)]).drop(columns="outcome")
+    assert "100 ECGs, 9-20 positive" in titles(score_figures.step_gains(moved, SPLITS))
 
 
 def test_optimism_fills_the_honest_points_only() -> None:
     table = scores(parts=("test",), kinds=("finetuned",))
-    (ax,) = axes_of(score_figures.optimism(table))
+    (ax,) = axes_of(score_figures.optimism(table, SPLITS))
     points = [line for line in ax.lines if line.get_marker() not in ("", "None") and len(line.get_xdata())]
     for hollow, protocol in ((True, "paper"), (False, "honest")):
         drawn = [float(p.get_xdata()[0]) for p in points if (p.get_markerfacecolor() == "white") == hollow]
@@ -250,7 +278,7 @@ def test_intervals_that_miss_the_truth_are_seen_and_counted() -> None:
 
 def test_what_the_choice_of_the_step_adds_is_drawn_for_each_model() -> None:
     table = gains()
-    plot = score_figures.step_gains(table)
+    plot = score_figures.step_gains(table, SPLITS)
     for ax, part in zip(axes_of(plot), ("test", "external"), strict=True):
         for model in MODELS:
             chosen = table[(table.model == model) & (table.part == part) & (table.metric == "auroc")]
@@ -260,7 +288,7 @@ def test_what_the_choice_of_the_step_adds_is_drawn_for_each_model() -> None:
 
 def test_a_model_has_the_same_colour_in_every_figure() -> None:
     table = scores()
-    for plot in (score_figures.over_fractions(table), score_figures.differences(table)):
+    for plot in (score_figures.over_fractions(table, SPLITS), score_figures.differences(table, SPLITS)):
         for ax in axes_of(plot):
             assert {line.get_color() for line in ax.lines} >= {MODEL_COLOURS[m] for m in MODELS}
     bars = axes_of(figures.lead_shares(shares()))[0].containers

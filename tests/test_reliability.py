@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from predicted import SPLITS
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
@@ -141,7 +142,7 @@ def without(part: str) -> pd.DataFrame:
 def test_a_part_that_lacks_a_class_is_left_out_and_named() -> None:
     one = read(without("test"))
     assert one.scored == ["external"]
-    assert "test lacks a class" in reliability_tables.forecast_sentence([one])
+    assert "test lacks a class" in reliability_tables.forecast_sentence([one], SPLITS)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_a_model_that_cannot_be_read_is_named_and_shows_no_number(
     given: Any, why: str, manifest: Any
 ) -> None:
     (one,) = reliability.forecasts([cell()], lambda _: given, lambda _: why, OWN)
-    assert why in reliability_tables.forecast_sentence([one])
+    assert why in reliability_tables.forecast_sentence([one], SPLITS)
     for name, (table, text) in judged([one], manifest).items():
         assert table.empty, name
         assert list(text.iloc[:, 0]) == ["not estimable"], name
@@ -243,13 +244,39 @@ def test_the_shortcut_table_marks_the_page_and_what_is_not_estimable(manifest: p
 
 def test_sentences_say_how_many_and_how_common(forecasts: list[Forecast]) -> None:
     test = forecasts[0].part("test")
-    said = reliability_tables.forecast_sentence(forecasts)
+    said = reliability_tables.forecast_sentence(forecasts, SPLITS)
     assert f"120 ECGs internal test ({test.y_true.sum()} with the outcome)" in said
     rows, labels = {"train": np.arange(4)}, np.array([1, 0, 0, 0])
     said = reliability_tables.prevalence_sentence(forecasts, rows, labels)
     assert said.startswith(
         f"The outcome is in 25.0 % of the training ECGs and {100 * test.y_true.mean():.1f} %"
     )
+
+
+def test_every_judgement_stands_beside_its_ecgs_and_those_with_the_outcome(
+    forecasts: list[Forecast], manifest: pd.DataFrame
+) -> None:
+    counts = {part: int(forecasts[0].part(part).y_true.sum()) for part in ("test", "external")}
+    tables = judged(forecasts, manifest)
+    for name in ("calibration", "decisions"):
+        text = tables[name][1].reset_index()
+        assert set(text["ECGs"]) == {"120"}, name
+        for part, positive in (("Internal test", counts["test"]), ("External", counts["external"])):
+            assert set(text.loc[text["part"] == part, "positive"]) == {str(positive)}, name
+    figures = drawn(forecasts, manifest)
+    for name in ("roc", "precision_recall", "decisions"):
+        titles = [ax.get_title(loc="left") for ax in figures[name].axes]
+        for part, title in zip(("test", "test", "external", "external"), titles, strict=True):
+            assert title.endswith(f"\n120 ECGs, {counts[part]} positive"), name
+    (shown,) = {
+        ax.get_title(loc="left").split("\n")[-1] for ax in figures["reliability"].axes if ax.get_visible()
+    }
+    assert shown == f"120 ECGs, {counts['test']} positive"
+
+
+def test_the_page_says_what_pretraining_saw_of_its_split() -> None:
+    (one,) = reliability.forecasts([cell(split="seed42")], lambda _: predictions(), OWN)
+    assert f"Predictions on split {SPLITS['seed42']}: " in reliability_tables.forecast_sentence([one], SPLITS)
 
 
 def test_every_figure_names_its_axes(forecasts: list[Forecast], manifest: pd.DataFrame) -> None:

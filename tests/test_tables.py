@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from predicted import SPLITS
 
 from ecglib import score_tables, tables
 from ecglib.claims import judge, read_claims
@@ -24,7 +25,7 @@ from ecglib.protocols import score_cell
 from ecglib.quality import FAULTS, QualitySettings
 from ecglib.records import LEADS_8
 from ecglib.splits import assign
-from ecglib.style import Table
+from ecglib.style import Table, split_name
 from ecglib.synthetic import KINDS
 
 CELL = Cell("stemi", "heartbeit", "finetuned", "official", 1.0, 0, 0)
@@ -40,7 +41,8 @@ def scored(cell: Cell, values: dict[str, float], part: str = "test", estimable: 
     head = {name: getattr(cell, name) for name in cell.__dataclass_fields__}
     if not estimable:
         return [head | {"protocol": protocol, "estimable": False} for protocol in values]
-    sizes = {"part": part, "metric": "auroc", "n": 80, "prevalence": 0.125, "estimable": True}
+    sizes = {"part": part, "metric": "auroc", "n": 80, "n_positive": 10, "prevalence": 0.125}
+    sizes |= {"estimable": True}
     return [
         head | sizes | {"protocol": protocol, "value": value, "low": value - 0.1, "high": value + 0.1}
         for protocol, value in values.items()
@@ -51,7 +53,8 @@ def test_cohort_table_counts_as_the_manifest_does(cohort: Cohort) -> None:
     parts, manifest = assign(cohort.manifest, "official"), cohort.manifest
     table: Any = tables.cohort_table(cohort, parts)
     sets = {"Fine-tuning": manifest.strat_fold.between(1, 9), "External": manifest.external}
-    for name, rows in (sets | {"Internal test": manifest.strat_fold == 10}).items():
+    sets |= {"All": manifest.hcm >= 0, "Internal test": manifest.strat_fold == 10}
+    for name, rows in sets.items():
         row = table.loc[("HCM", name)]
         assert row["ECGs"] == str(rows.sum())
         assert row["patients"] == str(manifest.patient_id[rows].nunique())
@@ -134,7 +137,7 @@ def test_excluded_ecgs_are_counted_and_shown_apart(cohort: Cohort) -> None:
     assert (table["Excluded"] == str((~usable).sum())).all()
     assert (table["patients in two parts"] == "0").all()
     described: Any = tables.cohort_table(cohort, assign(manifest, "official"))
-    assert described.loc["HCM", "ECGs"].astype(int).sum() == usable.sum()
+    assert described.loc["HCM", "ECGs"].drop("All").astype(int).sum() == usable.sum()
     rows = tables.example_rows(cohort, usable)
     assert usable[list(rows.values())].all()
 
@@ -295,7 +298,7 @@ def test_score_table_puts_models_side_by_side_and_never_a_number_where_there_is_
     rows = scored(CELL, {"honest": 0.8, "paper": 0.9})
     rows += scored(replace(CELL, model="random"), {"honest": 0.7})
     rows += scored(replace(CELL, fraction=0.01), {"honest": 0.0}, estimable=False)
-    table: Any = score_tables.score_table(pd.DataFrame(rows), "auroc").reset_index()
+    table: Any = score_tables.score_table(pd.DataFrame(rows), SPLITS, "auroc").reset_index()
     assert list(table["labels (%)"]) == ["1", "100"]
     assert list(table["HeartBEiT"]) == ["not estimable", "0.80 (0.70-0.90)"]
     assert list(table["random weights"]) == ["-", "0.70 (0.60-0.80)"]
@@ -303,20 +306,29 @@ def test_score_table_puts_models_side_by_side_and_never_a_number_where_there_is_
     assert list(table["prevalence (%)"]) == [12.5, 12.5]
 
 
-def test_several_runs_of_a_cell_give_mean_spread_and_their_number() -> None:
+def test_of_several_runs_the_first_stands_before_the_mean_spread_and_number_of_all() -> None:
     values = (0.7, 0.8)
     rows = [row for draw, v in enumerate(values) for row in scored(replace(CELL, draw=draw), {"honest": v})]
-    table: Any = score_tables.score_table(pd.DataFrame(rows), "auroc")
-    assert table["HeartBEiT"].item() == f"0.75 (0.65-0.85) ± {np.std(values, ddof=1):.2f}, 2 runs"
+    table: Any = score_tables.score_table(pd.DataFrame(rows[::-1]), SPLITS, "auroc")
+    assert table["HeartBEiT"].item() == f"0.70 (0.60-0.80); 0.75 ± {np.std(values, ddof=1):.2f} over 2 runs"
 
 
 def test_optimism_is_the_papers_score_minus_the_honest_one() -> None:
     rows = scored(CELL, {"honest": 0.7, "paper": 0.75})
     rows += scored(replace(CELL, fraction=0.5), {"honest": 0.6, "paper": 0.75})
-    table: Any = score_tables.optimism_table(pd.DataFrame(rows))
+    table: Any = score_tables.optimism_table(pd.DataFrame(rows), SPLITS)
     assert table["AUROC, paper minus honest: mean"].item() == pytest.approx(0.1)
     assert table["largest"].item() == pytest.approx(0.15)
     assert table["cells"].item() == 2
+    assert table[["ECGs", "positive"]].to_numpy().tolist() == [["80", "10"]]
+
+
+def test_optimism_on_two_splits_is_not_mixed() -> None:
+    rows = scored(CELL, {"honest": 0.7, "paper": 0.75})
+    rows += scored(replace(CELL, split="seed42"), {"honest": 0.6, "paper": 0.75})
+    table: Any = score_tables.optimism_table(pd.DataFrame(rows), SPLITS)
+    largest = table["largest"].droplevel(["outcome", "kind", "part"])
+    assert largest.to_dict() == pytest.approx({"official": 0.05, SPLITS["seed42"]: 0.15})
 
 
 def test_what_is_not_estimable_is_named_once() -> None:
@@ -342,7 +354,7 @@ def test_training_table_counts_records_and_outcomes() -> None:
         known = train.get((cell.fraction, cell.draw))
         return None if known is None else {"train": np.array(known)}
 
-    table: Any = score_tables.training_table(cells, rows, np.array([1, 1, 1, 0]))
+    table: Any = score_tables.training_table(cells, rows, np.array([1, 1, 1, 0]), SPLITS)
     assert table["draws"].tolist() == [2, 3, 1]
     assert table["training ECGs"].tolist() == ["not estimable", "2-3; 1 not estimable", "3"]
     assert table.index.get_level_values("split").tolist() == ["official"] * 3
@@ -398,12 +410,16 @@ def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run()
     )
     made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
     found: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=20), also=[(0.1, 1.0)])
-    table: Any = score_tables.difference_table(found).reset_index()
+    table: Any = score_tables.difference_table(found, SPLITS).reset_index()
     assert table["labels (%)"].tolist() == ["10", "100"], "other pairs of fractions are no members"
     first = found[
         (found.metric == "auroc") & (found.draw == 0) & (found.fraction == found.reference_fraction)
     ]
     assert table["p"].tolist() == [f"{p:.3f}" for p in first.p]
+    assert table[["ECGs", "positive"]].to_numpy().tolist() == [["40", "10"]] * 2
+    percent = 100 * first.value.iloc[0] / first.value_b.iloc[0]
+    assert f"; {percent:.1f} (" in table["AUROC, difference"][0]
+    assert "p" not in score_tables.difference_table(found, SPLITS, metric="auprc")
     assert table["p, Holm, of 2"].tolist() == [f"{p:.3f}" for p in holm(first.p.to_numpy())]
     assert table["AUROC, difference"][0].startswith(f"{first.value.iloc[0]:.3f} ({first.low.iloc[0]:.3f} to ")
     runs = found[
@@ -412,7 +428,63 @@ def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run()
     assert table["all runs"].tolist() == [
         f"{runs.mean():.3f} ± {runs.std():.3f}, {runs.min():.3f} to {runs.max():.3f}, 2 runs", ""
     ]  # fmt: skip
-    assert score_tables.difference_table(found.iloc[:0]).empty
+    assert score_tables.difference_table(found.iloc[:0], SPLITS).empty
+
+
+def fewer_labels(outcome: str, low: float, high: float) -> dict[str, Any]:
+    """HeartBEiT with 10 % of the labels minus MobileNetV2 with all, whose score is .8."""
+    cell = {"outcome": outcome, "model": "mobilenetv2", "kind": "head", "split": "seed42", "fraction": 0.1}
+    cell |= {"reference_fraction": 1.0, "draw": 0, "seed": 0, "part": "test", "metric": "auprc"}
+    numbers = {"value": (low + high) / 2, "low": low, "high": high, "value_b": 0.8}
+    return cell | numbers | {"n": 1234, "n_positive": 56}
+
+
+def test_few_labels_are_as_good_as_many_by_a_margin_that_is_stated() -> None:
+    limits = {"stemi": (-0.039, 0.301), "hcm": (-0.041, 0.3), "low_lvef": (-0.039, -0.001)}
+    found = pd.DataFrame([fewer_labels(outcome, *ends) for outcome, ends in limits.items()])
+    same = found.assign(reference_fraction=0.1)
+    table: Any = score_tables.fewer_labels_table(pd.concat([found, same]), SPLITS).reset_index()
+    assert dict(zip(table["outcome"], table["as good, within 5 %"], strict=True)) == {
+        "STEMI": "yes", "HCM": "open", "Low LVEF": "no",
+    }  # fmt: skip
+    row = table.set_index("outcome").loc["STEMI"]
+    assert row["difference"] == "0.131 (-0.039 to 0.301); 16.4 (-4.9 to 37.6) %"
+    assert row[["ECGs", "positive", "labels (%)"]].tolist() == ["1,234", "56", "10 against 100"]
+    cells = [replace(CELL, kind="head")]
+    sentence = score_tables.fewer_labels_sentence(found, cells)
+    assert "above -5 % of the other model's score" in sentence
+    assert sentence.endswith("**Not run yet, or not estimable**: STEMI, fine-tuned.")
+    both = pd.concat([found, found.assign(kind="finetuned")])
+    assert "Not run" not in score_tables.fewer_labels_sentence(both, cells)
+
+
+def test_a_split_is_named_with_what_pretraining_saw_of_it_wherever_its_scores_stand() -> None:
+    rows = scored(replace(CELL, split="seed42"), {"honest": 0.9, "paper": 0.95})
+    scores = pd.DataFrame(rows).assign(other_low=0.8, other_high=1.0)
+    found = pd.DataFrame([fewer_labels("stemi", -0.1, 0.1)]).assign(kind="finetuned", metric="auroc", p=0.5)
+    equal = found.assign(reference_fraction=0.1)
+    gains = equal.assign(honest=0.8, paper=0.9, n_cells=1, n_moved=1)
+    claim = read_claims().set_index("id", drop=False).loc[["auroc-stemi-1pct-test-heartbeit"]]
+    one = scores.assign(fraction=0.01, n_patients=70, step=1, reason="")
+    judged = judge(claim, one, synthetic=False, comparable=True, split="seed42")
+    cells, settings = [replace(CELL, split="seed42")], FinetuneSettings()
+
+    def shown(splits: dict[str, str]) -> list[str]:
+        return [
+            score_tables.score_table(scores, splits, "auroc").to_csv(),
+            score_tables.optimism_table(scores, splits).to_csv(),
+            score_tables.agreement_table(scores, splits).to_csv(),
+            score_tables.difference_table(equal, splits).to_csv(),
+            score_tables.fewer_labels_table(found, splits).to_csv(),
+            score_tables.step_gain_table(gains, splits).to_csv(),
+            score_tables.claims_table(judged, splits, tested=True).to_csv(),
+            score_tables.training_table(cells, lambda _: None, np.zeros(1), splits).to_csv(),
+            score_tables.length_sentence(cells, lambda _: {"train": np.arange(9)}, settings, splits),
+        ]
+
+    assert all("seed42 (HeartBEiT saw 80 % of its test ECGs, unlabelled)" in text for text in shown(SPLITS))
+    unseen = shown({"seed42": split_name("seed42", 0.0)})
+    assert all("seed42" in text and "saw" not in text for text in unseen)
 
 
 def stepped(seed: int) -> pd.DataFrame:
@@ -431,12 +503,13 @@ def test_step_gains_are_means_over_a_models_cells_at_a_fraction() -> None:
     for protocol in ("paper", "honest"):
         values = [score_cell(cell, protocol, bootstrap).value[0] for cell in scored_cells]
         assert row[protocol] == pytest.approx(np.mean(values))
-    table: Any = score_tables.step_gain_table(gains).reset_index()
+    table: Any = score_tables.step_gain_table(gains, SPLITS).reset_index()
     assert table["labels (%)"].tolist() == ["10", "100"]
     assert table["cells"].tolist() == [2, 2]
+    assert table[["ECGs", "positive"]].to_numpy().tolist() == [["40", "10"]] * 2
     assert table["paper's minus honest"][0] == f"{row.value:.3f} ({row.low:.3f} to {row.high:.3f})"
     nothing = score_tables.step_gains(cells, lambda cell: None, bootstrap)
-    assert score_tables.step_gain_table(nothing).empty
+    assert score_tables.step_gain_table(nothing, SPLITS).empty
     heads = [replace(cell, kind="head") for cell in cells]
     assert score_tables.step_gains(heads, lambda cell: stepped(0), bootstrap).empty
 
@@ -444,9 +517,10 @@ def test_step_gains_are_means_over_a_models_cells_at_a_fraction() -> None:
 def test_agreement_table_compares_the_limits_of_the_same_cells() -> None:
     rows = scored(CELL, {"honest": 0.7, "paper": 0.8}) + scored(replace(CELL, draw=1), {"honest": 0.6})
     table: Any = score_tables.agreement_table(
-        pd.DataFrame(rows).assign(other_low=lambda t: t.low - 0.02, other_high=lambda t: t.high + 0.01)
+        pd.DataFrame(rows).assign(other_low=lambda t: t.low - 0.02, other_high=lambda t: t.high + 0.01),
+        SPLITS,
     )
-    row = table.loc[("fine-tuned", "Internal test", "AUROC")]
+    row = table.loc[("official", "fine-tuned", "Internal test", "AUROC")]
     assert row.tolist() == [2, "0.200", "0.230", "-0.020", "0.010"]
 
 
@@ -495,11 +569,12 @@ def test_the_length_of_training_is_told_with_its_caps() -> None:
     sizes = {0.1: 64, 1.0: 6400}
     settings = FinetuneSettings(steps=100, epochs=30, batch_size=32)
     sentence = score_tables.length_sentence(
-        cells, lambda c: {"train": np.arange(sizes[c.fraction])}, settings
+        cells, lambda c: {"train": np.arange(sizes[c.fraction])}, settings, SPLITS
     )
     assert "at most 100 steps of 32 ECGs and 30 passes over the training ECGs" in sentence
     assert (
-        "60 steps (30.0 passes) at 10 % of official; 100 steps (0.5 passes) at 100 % of official." in sentence
+        "60 steps (30.0 passes, 4 scored) at 10 % of official; 100 steps (0.5 passes, 4 scored) at 100 %"
+        in sentence
     )
     assert sentence.count("steps (") == 2
 
@@ -511,9 +586,9 @@ def test_verdicts_are_counted() -> None:
 
 def test_claims_with_and_without_a_number_of_ours_are_all_there_once() -> None:
     rows = scored(CELL, {"honest": 0.9}) + scored(replace(CELL, fraction=0.01), {"honest": 0.88})
-    table = pd.DataFrame(rows).assign(n_patients=70, n_positive=10, step=1, reason="")
+    table = pd.DataFrame(rows).assign(n_patients=70, step=1, reason="")
     judged = judge(read_claims(), table, synthetic=False, comparable=True)
-    tested, others = (score_tables.claims_table(judged, tested=flag) for flag in (True, False))
+    tested, others = (score_tables.claims_table(judged, SPLITS, tested=flag) for flag in (True, False))
     assert len(tested) > 0
     assert len(tested) + len(others) == len(judged)
     assert (tested["ours"] != "").all()
