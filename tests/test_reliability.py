@@ -275,7 +275,7 @@ def test_every_judgement_stands_beside_its_ecgs_and_those_with_the_outcome(
 
 
 def test_the_page_says_what_pretraining_saw_of_its_split() -> None:
-    (one,) = reliability.forecasts([cell(split="seed42")], lambda _: predictions(), OWN)
+    (one,) = reliability.forecasts([cell(split="seed42")], lambda _: predictions(), lambda _: "", OWN)
     assert f"Predictions on split {SPLITS['seed42']}: " in reliability_tables.forecast_sentence([one], SPLITS)
 
 
