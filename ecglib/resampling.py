@@ -11,6 +11,8 @@ import numpy as np
 from ecglib.intervals import percentile
 from ecglib.metrics import METRICS, ScoreSettings, bootstrap, bootstrap_steps, patient_draws, point_scores
 
+NO_INTERVAL = {"low": float("nan"), "high": float("nan")}
+
 
 def record_weights(y_true: np.ndarray, groups: np.ndarray, settings: ScoreSettings) -> np.ndarray:
     """How often each draw takes each record (n_draws, n); labels and patient ids (n,), both classes there.
@@ -46,6 +48,6 @@ def spread(values: np.ndarray, settings: ScoreSettings) -> dict[str, float]:
     Empty where a draw has no number: an interval of those that have one would be too narrow.
     """
     if not np.isfinite(values).all():
-        return {"low": float("nan"), "high": float("nan")}
+        return NO_INTERVAL
     low, high = percentile(values, settings.confidence)
     return {"low": low, "high": high}
