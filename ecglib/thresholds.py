@@ -12,6 +12,7 @@ from ecglib.metrics import ScoreSettings
 from ecglib.resampling import record_weights, spread
 
 ODDS_RANGE = 4.0  # thresholds reach from a quarter of the prevalence's odds to four times them
+ROUNDING = 1e-12  # what treating all gains at the prevalence is 0; rounding must not choose the default
 
 
 def thresholds_around(prevalence: float, n: int) -> np.ndarray:
@@ -44,21 +45,22 @@ def decision_curve(
 ) -> pd.DataFrame:
     """One row a threshold: threshold, value, low, high, treat_all, gain, gain_low, gain_high.
 
-    gain: net benefit above the better of treating all and treating none. Intervals are percentiles over
-    patients.
+    gain: net benefit above the better of treating all and treating none, which is the same in every draw:
+    the better of each draw would be too good where both are alike, at the prevalence. Intervals are
+    percentiles over patients.
     """
     weights = record_weights(y_true, groups, settings)
     everyone = np.ones(len(y_true))
     value, all_value = (net_benefit(y_true, scores, thresholds)[0] for scores in (y_score, everyone))
     draws, all_draws = (net_benefit(y_true, scores, thresholds, weights) for scores in (y_score, everyone))
-    gains = draws - np.maximum(all_draws, 0)
+    treats_all = all_value > ROUNDING
+    gain, gains = value - treats_all * all_value, draws - treats_all * all_draws
     rows = []
     for place, threshold in enumerate(thresholds):
         ends, gain_ends = spread(draws[:, place], settings), spread(gains[:, place], settings)
-        gain = value[place] - max(all_value[place], 0.0)
         rows.append(
             {"threshold": threshold, "value": value[place], **ends, "treat_all": all_value[place]}
-            | {"gain": gain, "gain_low": gain_ends["low"], "gain_high": gain_ends["high"]}
+            | {"gain": gain[place], "gain_low": gain_ends["low"], "gain_high": gain_ends["high"]}
         )
     return pd.DataFrame(rows)
 

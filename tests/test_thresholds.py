@@ -37,7 +37,23 @@ def test_the_curve_stands_against_treating_all_and_none() -> None:
 def test_acting_on_everybody_is_treating_all_and_gains_nothing() -> None:
     table = decision_curve(Y, np.ones(10), np.arange(10), thresholds_around(0.4, 5), SETTINGS)
     assert np.allclose(table.value, table.treat_all)
-    assert (table.gain[table.treat_all >= 0] == 0).all()
+    gained = table.loc[table.threshold < 0.39, ["gain", "gain_low", "gain_high"]]
+    assert len(gained) == 2
+    assert np.allclose(gained, 0)
+
+
+def test_the_interval_of_the_gain_holds_the_truth_at_the_prevalence_too() -> None:
+    """Half of the patients have a risk of 2 %, half of 20 %. Taking each draw's better default held 88 %."""
+    prevalence, n, held = 0.11, 400, 0
+    true = 0.5 * (0.2 - 0.8 * prevalence / (1 - prevalence))
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        risk = rng.choice([0.02, 0.2], n)
+        y_true = (rng.random(n) < risk).astype(int)
+        settings = ScoreSettings(n_draws=200, seed=seed)
+        row = decision_curve(y_true, risk, np.arange(n), np.array([prevalence]), settings).iloc[0]
+        held += row["gain_low"] <= true <= row["gain_high"]
+    assert 0.91 <= held / 400 <= 0.98
 
 
 def test_weights_count_a_record_as_often_as_they_say() -> None:
