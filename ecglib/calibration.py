@@ -10,9 +10,9 @@ import pandas as pd
 from scipy.optimize import root_scalar
 from scipy.optimize.elementwise import find_root
 from scipy.special import expit, logit
-from scipy.stats import norm
 
 from ecglib.errors import EcglibError
+from ecglib.intervals import wilson
 from ecglib.metrics import ScoreSettings
 from ecglib.resampling import NO_INTERVAL, record_weights, spread
 
@@ -81,15 +81,8 @@ def reliability_curve(
         predicted=("p", "mean"),
         observed=("y", "mean"),
     )
-    low, high = _wilson(curve.observed.to_numpy(), curve.n_patients.to_numpy(), confidence)
+    low, high = wilson(curve.observed.to_numpy(), curve.n_patients.to_numpy(), confidence)
     return curve.assign(low=low, high=high).reset_index()
-
-
-def _wilson(share: np.ndarray, n: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    z = norm.ppf((1 + confidence) / 2)
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
 
 
 def measure(

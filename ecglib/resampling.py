@@ -27,9 +27,14 @@ def record_weights(y_true: np.ndarray, groups: np.ndarray, settings: ScoreSettin
 def spread_scores(
     y_true: np.ndarray, y_score: np.ndarray, groups: np.ndarray, settings: ScoreSettings
 ) -> dict[str, dict[str, float]]:
-    """AUROC and average precision, by name, each with value, low and high over the patients `groups`."""
-    draws = bootstrap(y_true, y_score, groups, n_draws=settings.n_draws, seed=settings.seed)
+    """AUROC and average precision, by name, each with value, low and high over the patients `groups`.
+
+    No interval where the scores part the classes: every draw is parted as well, and shows no spread.
+    """
     values = point_scores(y_true, y_score)
+    if values["auroc"] in (0, 1):
+        return {m: {"value": values[m], **NO_INTERVAL} for m in METRICS}
+    draws = bootstrap(y_true, y_score, groups, n_draws=settings.n_draws, seed=settings.seed)
     return {m: {"value": values[m], **spread(draws[m].to_numpy(), settings)} for m in METRICS}
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from ecglib.errors import EcglibError
+from ecglib.intervals import wilson
 from ecglib.metrics import ScoreSettings
-from ecglib.resampling import record_weights, spread
+from ecglib.resampling import NO_INTERVAL, record_weights, spread
 
 ODDS_RANGE = 4.0  # thresholds reach from a quarter of the prevalence's odds to four times them
 ROUNDING = 1e-12  # what treating all gains at the prevalence is 0; rounding must not choose the default
@@ -88,16 +89,22 @@ def at_threshold(
 ) -> pd.DataFrame:
     """Two rows, sensitivity and specificity of `y_score > threshold`: measure, value, low, high.
 
-    Intervals over patients, for this threshold; that it was chosen on other patients is not in them. Empty
-    where the class has fewer than `least` records: of two patients, a bootstrap is sure of 0 or 1.
+    Intervals over patients, for this threshold; that it was chosen on other patients is not in them. Where
+    all records of the class are right, or none, the interval is Wilson's with its patients: no draw differs.
+    Empty where the class has fewer than `least` records.
     """
-    y_true, flagged = np.asarray(y_true), np.asarray(y_score) > threshold
+    y_true, flagged, groups = np.asarray(y_true), np.asarray(y_score) > threshold, np.asarray(groups)
     weights = record_weights(y_true, groups, settings)
     rows = []
     for name, of, right in (("sensitivity", y_true == 1, flagged), ("specificity", y_true == 0, ~flagged)):
-        found = {"value": float("nan"), "low": float("nan"), "high": float("nan")}
+        found = {"value": float("nan"), **NO_INTERVAL}
         if of.sum() >= least:
-            draws = weights @ (of & right) / (weights @ of)
-            found = {"value": float(right[of].mean()), **spread(draws, settings)}
+            found = {
+                "value": float(right[of].mean()),
+                **spread(weights @ (of & right) / (weights @ of), settings),
+            }
+        if found["value"] in (0, 1):
+            low, high = wilson(found["value"], len(np.unique(groups[of])), settings.confidence)
+            found |= {"low": float(low), "high": float(high)}
         rows.append({"measure": name, **found})
     return pd.DataFrame(rows)

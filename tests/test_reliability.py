@@ -258,6 +258,15 @@ def test_every_figure_names_its_axes(forecasts: list[Forecast], manifest: pd.Dat
         assert sum(bool(label()) for label in labelled) >= 2, name
 
 
+def test_a_model_that_parts_the_classes_is_shown_without_an_interval(manifest: pd.DataFrame) -> None:
+    one = read(predictions().assign(y_score=lambda rows: 0.1 + 0.8 * rows.y_true))
+    legend = reliability_figures.roc([one], reliability.discrimination([one], BOOTSTRAP)).axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["HeartBEiT 1.00 (no interval)"]
+    groups: Any = reliability_tables.subgroup_table(reliability.by_subgroup([one], manifest, OWN, BOOTSTRAP))
+    assert groups.loc[("sex", "male"), "HeartBEiT, fine-tuned"] == "1.00 (interval not estimable)"
+
+
 def test_the_roc_curve_is_drawn_through_its_own_points(forecasts: list[Forecast]) -> None:
     figure = reliability_figures.roc(forecasts, reliability.discrimination(forecasts, BOOTSTRAP))
     ax = figure.axes[0]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from ecglib.errors import EcglibError
 from ecglib.metrics import ScoreSettings
@@ -98,6 +99,19 @@ def test_sensitivity_and_specificity_by_hand() -> None:
     assert found.value["specificity"] == 4 / 6
     assert (found.low <= found.value).all()
     assert (found.value <= found.high).all()
+
+
+def test_where_all_or_none_are_right_the_interval_is_wilsons_and_counts_patients() -> None:
+    y_true, y_score = np.repeat([1, 0], 20), np.repeat([0.9, 0.1], 20)
+    patients = np.repeat(np.arange(20), 2)  # ten of each class, with two ECGs each
+    ends = binomtest(10, 10).proportion_ci(0.95, method="wilson")
+    for threshold, name in ((0.5, "sensitivity"), (0.5, "specificity"), (0.0, "sensitivity")):
+        row = at_threshold(y_true, y_score, patients, threshold, 1, SETTINGS).set_index("measure").loc[name]
+        assert list(row) == pytest.approx([1, ends.low, ends.high])
+    nobody = (
+        at_threshold(y_true, y_score, patients, 0.95, 1, SETTINGS).set_index("measure").loc["sensitivity"]
+    )
+    assert list(nobody) == pytest.approx([0, 1 - ends.high, 1 - ends.low])
 
 
 def test_a_class_with_few_records_gets_no_number() -> None:
