@@ -101,6 +101,14 @@ def test_the_sentence_counts_who_is_ahead() -> None:
     assert "**1 of 2**" in sentence
 
 
+def test_only_the_draw_that_the_trees_learnt_from_is_compared() -> None:
+    first, lucky = scores(test=0.7), scores(test=0.99).assign(draw=1)
+    networks, trees = pd.concat([first, lucky]), scores(test=0.8).assign(model="measurements")
+    assert "**0 of 1**" in audit_study.baseline_sentence(networks, trees)
+    table = audit_study.baseline_scores(networks, trees)
+    assert table["HeartBEiT"].tolist() == ["0.70 (0.60-0.80)"]
+
+
 def test_larger_models_stand_beside_ours_and_are_said_to_be_of_another_task() -> None:
     table = audit_study.larger_models_table(scores(test=0.9))
     assert table.loc["HeartBEiT here", "AUROC"] == "0.900 (0.800-1.000)"
