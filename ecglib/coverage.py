@@ -86,6 +86,15 @@ def truth(true_auroc: float, prevalence: float) -> dict[str, float]:
     return {"auroc": true_auroc, "auprc": float(np.trapezoid(hits / (hits + false_alarms) * norm.pdf(z), z))}
 
 
+def rounded_truth(true_auroc: float, prevalence: float) -> float:
+    """Average precision in endlessly many records, if their scores are rounded to STEP."""
+    distance = _distance(true_auroc)
+    edges = np.arange(-9, 9 + distance, STEP) - STEP / 2  # a score at or above an edge is rounded up
+    found, alarms = norm.sf(edges - distance), norm.sf(edges)
+    precision = prevalence * found / (prevalence * found + (1 - prevalence) * alarms)
+    return float(-np.diff(found, append=0) @ precision)
+
+
 def _distance(true_auroc: float) -> float:
     """How far apart the means of the classes lie, in standard deviations."""
     return float(np.sqrt(2) * norm.ppf(true_auroc))
@@ -183,10 +192,13 @@ def precision_of_rules(settings: CoverageSettings) -> pd.DataFrame:
 
     One row per size and scores (fine, rounded to STEP, which ties many records), in the mean over studies:
     size, scores, average_precision, trapezoid, gap (their difference), error (its standard error), truth
-    (of fine scores).
+    (average precision in endlessly many such records).
     """
     rows = []
     for size, (n, n_positive, _) in SIZES.items():
+        prevalence = n_positive / n
+        true = {"fine": truth(settings.auroc, prevalence)["auprc"]}
+        true["rounded"] = rounded_truth(settings.auroc, prevalence)
         for scores in ("fine", "rounded"):
             found = np.array(
                 [_rules(size, study, scores, settings) for study in range(settings.n_studies(size))]
@@ -195,7 +207,7 @@ def precision_of_rules(settings: CoverageSettings) -> pd.DataFrame:
             row = {"size": size, "scores": scores, "average_precision": found[:, 0].mean()}
             row |= {"trapezoid": found[:, 1].mean(), "gap": gap.mean()}
             row |= {"error": gap.std(ddof=1) / np.sqrt(len(gap))}
-            rows.append(row | {"truth": truth(settings.auroc, n_positive / n)["auprc"]})
+            rows.append(row | {"truth": true[scores]})
     return pd.DataFrame(rows)
 
 
