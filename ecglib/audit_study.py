@@ -122,12 +122,14 @@ def own_precision(study: Study) -> Table:
                 "positives": f"{y_true.sum():,}", "steps": f"{by_steps:.3f}",
                 "trapezoid": f"{by_lines:.3f}", "trapezoid minus steps": f"{by_lines - by_steps:+.3f}",
             }  # fmt: skip
+    if not rows:
+        return Table({"fine-tuned cells": [NOT_ESTIMABLE]})
     return Table(pd.DataFrame(rows).T.rename_axis(["outcome", "model"]))
 
 
 def _largest(study: Study) -> list[Cell]:
     cells = [c for outcome in study.profile.outcomes for c in study.grid(outcome) if c.kind == "finetuned"]
-    top = max(cell.fraction for cell in cells)
+    top = max((cell.fraction for cell in cells), default=0)
     return [c for c in cells if (c.fraction, c.draw, c.seed, c.split) == (top, 0, 0, cells[0].split)]
 
 

@@ -41,9 +41,9 @@ class CoverageSettings:
     seed: int = 0  # seed of the studies and of the bootstrap
 
     def __post_init__(self) -> None:
-        for name in ("n_large", "n_small", "n_draws"):
-            if getattr(self, name) < 2:
-                raise EcglibError(f"{name} must be at least 2, got {getattr(self, name)}")
+        for name, least in {"n_large": 2, "n_small": 2, "n_draws": 2, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise EcglibError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("auroc", "other_auroc", "confidence"):
             if not 0 < getattr(self, name) < 1:
                 raise EcglibError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")

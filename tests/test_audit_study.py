@@ -129,6 +129,13 @@ def test_the_published_scores_are_those_of_the_notes() -> None:
     assert all(str(name) in section for name in table.index)
 
 
+def test_a_grid_of_heads_alone_has_no_fine_tuned_cell_to_show() -> None:
+    profile = load_profile("smoke", ["05_finetuning.models=[]"])
+    of: Any = SimpleNamespace(profile=profile, kept=None)
+    of.grid = lambda outcome: Study.grid(of, outcome)
+    assert audit_study.own_precision(of).to_numpy().tolist() == [["not estimable"]]
+
+
 def test_own_predictions_are_read_at_the_step_chosen_on_validation() -> None:
     rng = np.random.default_rng(0)
     y_true = np.tile([0, 1], 50)

@@ -121,6 +121,7 @@ def test_studies_scatter_about_the_truth() -> None:
     ("wrong", "message"),
     [
         ({"n_small": 1}, "n_small must be at least 2, got 1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"auroc": 1.0}, "auroc must lie between 0 and 1"),
         ({"likeness": -0.1}, "likeness must lie from 0 to 1"),
     ],
