@@ -63,6 +63,12 @@ def leakage_table(study: Study) -> Table:
     return Table(pd.DataFrame(rows).T.rename_axis(["split", "part"]))
 
 
+def seen_sentence(study: Study) -> str:
+    """How many of the ECGs on which each split tests were seen in pretraining."""
+    shares = [f"{100 * study.seen_of_test(split):.0f} % of those of `{split}`" for split in SPLITS]
+    return f"Of the test ECGs this study's pretraining has seen, without labels, {' and '.join(shares)}."
+
+
 def weights_table(weights: Path = WEIGHTS) -> Table:
     """What the files of the public weights say of the ECGs that they learnt from, by source."""
     rows: dict[tuple[str, str], dict[str, str]] = {}

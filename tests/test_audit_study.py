@@ -39,6 +39,17 @@ def test_what_pretraining_saw_is_counted_by_part(study: Study) -> None:
     assert table.loc[("official", "Training"), "ECGs"] == f"{len(study.pretraining_rows):,}"
 
 
+def test_the_share_of_test_ecgs_that_was_seen_is_that_of_the_table(study: Study) -> None:
+    tested = study.parts("seed42") == "test"
+    share = (study.parts("official")[tested] == "train").mean()
+    assert share > 0.5
+    sentence = audit_study.seen_sentence(study)
+    assert sentence.endswith(f"{100 * share:.0f} % of those of `seed42` and 0 % of those of `official`.")
+    with pytest.MonkeyPatch.context() as patch:  # published weights learnt from other patients
+        patch.setattr(type(study), "seen_rows", np.empty(0, np.int64))
+        assert "0 % of those of `seed42`" in audit_study.seen_sentence(study)
+
+
 def test_a_draw_by_record_leaves_ecgs_of_its_patients_outside_and_one_by_patient_none(study: Study) -> None:
     table = audit_study.draw_table(study, "stemi", (0.5,))
     assert table.loc[("50 %", "by patient"), "ECGs outside"] == "0"
