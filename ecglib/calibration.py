@@ -10,11 +10,11 @@ import pandas as pd
 from scipy.optimize import root_scalar
 from scipy.optimize.elementwise import find_root
 from scipy.special import expit, logit
-from scipy.stats import norm
 
 from ecglib.errors import EcglibError
+from ecglib.intervals import wilson
 from ecglib.metrics import ScoreSettings
-from ecglib.resampling import record_weights, spread
+from ecglib.resampling import NO_INTERVAL, record_weights, spread
 
 MEASURES = ("ece", "brier", "brier_skill", "intercept", "slope")
 # Scores are stored as float32. A 0 or 1 there means nearer to it than float32 can say: half its last step.
@@ -81,15 +81,8 @@ def reliability_curve(
         predicted=("p", "mean"),
         observed=("y", "mean"),
     )
-    low, high = _wilson(curve.observed.to_numpy(), curve.n_patients.to_numpy(), confidence)
+    low, high = wilson(curve.observed.to_numpy(), curve.n_patients.to_numpy(), confidence)
     return curve.assign(low=low, high=high).reset_index()
-
-
-def _wilson(share: np.ndarray, n: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    z = norm.ppf((1 + confidence) / 2)
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
 
 
 def measure(
@@ -97,19 +90,16 @@ def measure(
 ) -> pd.DataFrame:
     """One row for each of MEASURES: measure, value, low, high; empty where there is no such number.
 
-    ece: mean distance of observed and predicted share over the bins; brier: mean squared error; brier_skill:
-    1 minus its ratio to that of the prevalence; intercept: what must be added to the logits (slope 1) for the
-    mean probability to be right; slope: of the logistic regression of the label on the logits. No slope where
-    the scores are all equal or part the classes. The bins stay while patients are resampled. Resampling adds
-    noise to every bin, and so to the ECE: its interval is moved back by what the draws' mean is too high.
+    ece: mean distance of observed and predicted share over the bins, without an interval, since chance makes
+    it too high, and a bootstrap once more (`ece_by_chance` says by how much); brier: mean squared error;
+    brier_skill: 1 minus its ratio to that of the prevalence; intercept: what must be added to the logits
+    (slope 1) for the mean probability to be right; slope: of the logistic regression of the label on the
+    logits. No slope where the scores are all equal or part the classes.
     """
     values = weighted_measures(y_true, y_score, np.ones((1, len(y_true))), n_bins)
     draws = weighted_measures(y_true, y_score, record_weights(y_true, groups, settings), n_bins)
-    draws["ece"] = np.maximum(draws["ece"] - draws["ece"].mean() + values["ece"], 0)
-    rows = [
-        {"measure": name, "value": float(values[name][0]), **spread(draws[name], settings)}
-        for name in MEASURES
-    ]
+    intervals = {name: spread(draws[name], settings) for name in MEASURES} | {"ece": NO_INTERVAL}
+    rows = [{"measure": name, "value": float(values[name][0]), **intervals[name]} for name in MEASURES]
     return pd.DataFrame(rows)
 
 
@@ -131,15 +121,19 @@ def weighted_measures(
     }
 
 
-def ece_by_chance(y_score: np.ndarray, n_bins: int, settings: ScoreSettings) -> float:
-    """Mean ECE that these probabilities have where every one is true: so few records give no better.
+def ece_by_chance(
+    y_score: np.ndarray, groups: np.ndarray, n_bins: int, settings: ScoreSettings
+) -> np.ndarray:
+    """ECE (n_draws,) that these probabilities have where every one is true: so few patients give no better.
 
-    Labels are drawn from the probabilities, `settings.n_draws` times.
+    Labels are drawn from the probabilities. A patient (`groups`) is lucky or not in all records at once, as
+    most have one label; drawn by record, chance would look smaller than it is.
     """
     rng, codes = np.random.default_rng(settings.seed), bin_codes(y_score, n_bins)
-    drawn = rng.random((settings.n_draws, len(y_score))) < y_score
+    patients = np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
+    drawn = rng.random((settings.n_draws, patients.max() + 1))[:, patients] < y_score
     gaps = (drawn - y_score) @ (codes[:, None] == np.arange(codes.max() + 1))
-    return float(np.abs(gaps).sum(axis=1).mean() / len(y_score))
+    return np.abs(gaps).sum(axis=1) / len(y_score)
 
 
 def _intercepts(y_true: np.ndarray, z: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -138,7 +138,7 @@ def optimism(cells: Sequence[pd.DataFrame], settings: ScoreSettings) -> pd.DataF
     of the part and those with the outcome, in the mean over the cells), n_cells, n_moved (cells in which the
     protocols choose different steps). Cells and parts that lack a class are left out.
     """
-    found: dict[str, list[np.ndarray]] = {}
+    found: dict[str, list[tuple[np.ndarray, bool]]] = {}
     sizes: dict[str, list[tuple[float, float]]] = {}
     for cell in cells:
         check_cell(cell)
@@ -148,18 +148,21 @@ def optimism(cells: Sequence[pd.DataFrame], settings: ScoreSettings) -> pd.DataF
                 found.setdefault(part, []).append(_readings(cell, part, settings))
                 sizes.setdefault(part, []).append((len(reading.rows), reading.rows["y_true"].sum()))
     rows = []
-    for part, readings in found.items():
-        n_moved = sum(not np.array_equal(paper[:, 0], honest[:, 0]) for paper, honest in readings)
+    for part, of_cells in found.items():
+        readings, moved = zip(*of_cells, strict=True)
         for metric, paper, honest in zip(METRICS, *np.mean(readings, axis=0), strict=True):
             low, high = percentile((paper - honest)[1:], settings.confidence)
             value = paper[0] - honest[0]
             means = value, low, high, paper[0], honest[0], *np.mean(sizes[part], axis=0)
-            rows.append((part, metric, *means, len(readings), n_moved))
+            rows.append((part, metric, *means, len(readings), sum(moved)))
     return pd.DataFrame(rows, columns=pd.Index(OPTIMISM_COLUMNS))
 
 
-def _readings(cell: pd.DataFrame, part: str, settings: ScoreSettings) -> np.ndarray:
-    """Scores by protocol (paper, honest), metric and draw (2, 2, 1 + n_draws), the step chosen in each."""
+def _readings(cell: pd.DataFrame, part: str, settings: ScoreSettings) -> tuple[np.ndarray, bool]:
+    """Scores by protocol (paper, honest), metric and draw (2, 2, 1 + n_draws), the step chosen in each.
+
+    And whether the two choose different steps, all patients taken once.
+    """
     # Validation shares no patient with a scored part: it is drawn by a seed of its own.
     by_part = {
         "validation": _steps(cell, "validation", settings, [settings.seed, 1]),
@@ -167,7 +170,8 @@ def _readings(cell: pd.DataFrame, part: str, settings: ScoreSettings) -> np.ndar
     }
     chosen = [by_part[judged][0].argmax(axis=0) for judged in (part, "validation")]
     draws = np.arange(settings.n_draws + 1)
-    return np.stack([by_part[part][:, steps, draws] for steps in chosen])
+    readings = np.stack([by_part[part][:, steps, draws] for steps in chosen])
+    return readings, bool(chosen[0][0] != chosen[1][0])
 
 
 def _steps(cell: pd.DataFrame, part: str, settings: ScoreSettings, seed: int | list[int]) -> np.ndarray:

@@ -41,9 +41,9 @@ class CoverageSettings:
     seed: int = 0  # seed of the studies and of the bootstrap
 
     def __post_init__(self) -> None:
-        for name in ("n_large", "n_small", "n_draws"):
-            if getattr(self, name) < 2:
-                raise EcglibError(f"{name} must be at least 2, got {getattr(self, name)}")
+        for name, least in {"n_large": 2, "n_small": 2, "n_draws": 2, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise EcglibError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("auroc", "other_auroc", "confidence"):
             if not 0 < getattr(self, name) < 1:
                 raise EcglibError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
@@ -84,6 +84,15 @@ def truth(true_auroc: float, prevalence: float) -> dict[str, float]:
     z = np.linspace(-9, 9, 20001)
     hits, false_alarms = prevalence * norm.sf(z), (1 - prevalence) * norm.sf(z + _distance(true_auroc))
     return {"auroc": true_auroc, "auprc": float(np.trapezoid(hits / (hits + false_alarms) * norm.pdf(z), z))}
+
+
+def rounded_truth(true_auroc: float, prevalence: float) -> float:
+    """Average precision in endlessly many records, if their scores are rounded to STEP."""
+    distance = _distance(true_auroc)
+    edges = np.arange(-9, 9 + distance, STEP) - STEP / 2  # a score at or above an edge is rounded up
+    found, alarms = norm.sf(edges - distance), norm.sf(edges)
+    precision = prevalence * found / (prevalence * found + (1 - prevalence) * alarms)
+    return float(-np.diff(found, append=0) @ precision)
 
 
 def _distance(true_auroc: float) -> float:
@@ -183,10 +192,13 @@ def precision_of_rules(settings: CoverageSettings) -> pd.DataFrame:
 
     One row per size and scores (fine, rounded to STEP, which ties many records), in the mean over studies:
     size, scores, average_precision, trapezoid, gap (their difference), error (its standard error), truth
-    (of fine scores).
+    (average precision in endlessly many such records).
     """
     rows = []
     for size, (n, n_positive, _) in SIZES.items():
+        prevalence = n_positive / n
+        true = {"fine": truth(settings.auroc, prevalence)["auprc"]}
+        true["rounded"] = rounded_truth(settings.auroc, prevalence)
         for scores in ("fine", "rounded"):
             found = np.array(
                 [_rules(size, study, scores, settings) for study in range(settings.n_studies(size))]
@@ -195,7 +207,7 @@ def precision_of_rules(settings: CoverageSettings) -> pd.DataFrame:
             row = {"size": size, "scores": scores, "average_precision": found[:, 0].mean()}
             row |= {"trapezoid": found[:, 1].mean(), "gap": gap.mean()}
             row |= {"error": gap.std(ddof=1) / np.sqrt(len(gap))}
-            rows.append(row | {"truth": truth(settings.auroc, n_positive / n)["auprc"]})
+            rows.append(row | {"truth": true[scores]})
     return pd.DataFrame(rows)
 
 

@@ -49,6 +49,11 @@ class GridSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run, by name."""
+        for name in ("splits", "fractions", "head_fractions", "draws"):
+            if not getattr(self, name):
+                raise EcglibError(f"{name}=[]: at least one is needed; name it")
+        if not self.models and not self.head_models:
+            raise EcglibError("models=[], head_models=[]: no network for every outcome; name one in either")
         for name in ("models", "extra_models", "head_models"):
             if unknown := set(getattr(self, name)) - set(MODELS):
                 raise EcglibError(

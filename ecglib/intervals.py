@@ -1,4 +1,4 @@
-"""Intervals of a score: two honest ones from draws of the patients, the paper's, and Hanley and McNeil's.
+"""Intervals of a score: two honest ones from draws of the patients, the paper's, and two from formulas.
 
 `honest_interval` gives the one that stands in tables and the other beside it; the coverage study decides
 which (`ecglib.coverage`, page 09). A statistic comes as its value, its bootstrap draws and its jackknife.
@@ -68,6 +68,14 @@ def hanley_mcneil_error(auroc: float, n_positive: ArrayLike, n_negative: ArrayLi
     q1, q2 = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
     variance = auroc * (1 - auroc) + (positive - 1) * (q1 - auroc**2) + (negative - 1) * (q2 - auroc**2)
     return np.sqrt(variance / (positive * negative))
+
+
+def wilson(share: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of Wilson's interval (1927) of shares seen in `n`; of 0 and of 1 too it has a width."""
+    share, n, z = np.asarray(share, float), np.asarray(n, float), norm.ppf(_tails(confidence)[1])
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return np.maximum(middle - half, 0), np.minimum(middle + half, 1)
 
 
 def _tails(confidence: float) -> np.ndarray:

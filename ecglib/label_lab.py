@@ -2,7 +2,8 @@
 
 On PTB-XL the definitions are the rules of `ecglib.labels`. In the embedded cohort, where the truth is known,
 they are the label, the truth, its strong cases, and what a rule catches that takes mimics too. A hospital's
-table has one definition of each of its outcomes.
+table has one definition of each of its outcomes; where it says nothing of an ECG, that ECG is in no count and
+no share.
 """
 
 import inspect
@@ -60,14 +61,14 @@ def source_sentence(study: Study) -> str:
 
 
 def definitions(study: Study) -> pd.DataFrame:
-    """Every definition as a column of 0 and 1 (int8), one row for each of the study's records."""
+    """Every definition as a column of 0, 1 and -1 (nobody said), int8, one row for each of the records."""
     cohort, records = study.cohort, _records(study)
     if study.data_dir is not None and records is not None:
         made = stemi_labels(records, read_scp_statements(study.data_dir))
     elif cohort.drawn is not None:
         made = _of_the_truth(cohort, cohort.drawn)
     else:
-        made = {outcome: cohort.manifest[outcome] == 1 for outcome in cohort.outcomes}
+        made = {outcome: cohort.manifest[outcome] for outcome in cohort.outcomes}
     return pd.DataFrame({name: np.asarray(marked, np.int8) for name, marked in made.items()})
 
 
@@ -110,23 +111,27 @@ def chosen_definition(study: Study, marked: pd.DataFrame) -> str:
 
 
 def prevalence_table(study: Study, marked: pd.DataFrame) -> Table:
-    """Each definition's rule, ECGs, patients, and prevalence in all and in the paper's split."""
+    """Each definition's rule, ECGs, patients, and prevalence (of labelled ECGs) in all and its split."""
     parts, claims, rows = assign(study.cohort.manifest, "seed42"), read_claims(), {}
     sets = {"fine-tuning (%)": ("train", "validation"), "test (%)": ("test",)}
     patients = study.cohort.manifest.patient_id
     for name in marked:
-        own = marked[name].to_numpy() == 1
+        own, known = marked[name].to_numpy() == 1, marked[name].to_numpy() >= 0
+        inside = {words: own[known & parts.isin(members)] for words, members in sets.items()}
         rows[name] = {
             "rule": _rule(str(name)),
             "ECGs": f"{own.sum():,}",
             "patients": f"{patients[own].nunique():,}",
-            "all (%)": f"{100 * own.mean():.2f}",
-            **{words: f"{100 * own[parts.isin(members)].mean():.2f}" for words, members in sets.items()},
+            **{words: _percent(found) for words, found in {"all (%)": own[known], **inside}.items()},
             "used": "yes" if name == own_definition(study) else "",
         }
     shares = [printed(claims, OUTCOME, part, "prevalence") for part in ("fine_tune", "test")]
     rows["the paper prints"] = dict(zip(sets, map("{:.1f}".format, shares), strict=True))
     return Table(pd.DataFrame(rows).T.fillna("").rename_axis("definition"))
+
+
+def _percent(own: np.ndarray) -> str:
+    return f"{100 * own.mean():.2f}" if len(own) else "-"
 
 
 def _rule(name: str) -> str:
@@ -136,16 +141,18 @@ def _rule(name: str) -> str:
 
 
 def jaccard(marked: pd.DataFrame) -> pd.DataFrame:
-    """ECGs in both of two definitions over ECGs in either, for every pair; 0 where neither has any."""
+    """ECGs in both of two definitions over ECGs in either, for every pair; 0 where neither has any.
+
+    Of the ECGs that both definitions have a label for.
+    """
     both = shared(marked)
-    sizes = np.diag(both)
-    either = sizes[:, None] + sizes[None, :] - both.to_numpy()
-    return both / np.maximum(either, 1)
+    first = (marked == 1).to_numpy(np.int64).T @ (marked >= 0).to_numpy(np.int64)
+    return both / np.maximum(first + first.T - both.to_numpy(), 1)
 
 
 def shared(marked: pd.DataFrame) -> pd.DataFrame:
     """ECGs in both of two definitions, for every pair; on the diagonal the definition's own."""
-    values = marked.to_numpy(np.int64)
+    values = (marked == 1).to_numpy(np.int64)
     return pd.DataFrame(values.T @ values, index=marked.columns, columns=marked.columns)
 
 
@@ -183,12 +190,12 @@ def stage_table(study: Study, marked: pd.DataFrame) -> Table:
 
 
 def device_table(study: Study, marked: pd.DataFrame, definition: str) -> Table:
-    """Prevalence of one definition by recording device.
+    """Prevalence of one definition by recording device, in the ECGs that have a label.
 
     Devices with at least MIN_DEVICE_ECGS records, where there are two such.
     """
-    own = marked[definition]
-    devices = study.cohort.manifest.device.to_numpy()
+    known = marked[definition].to_numpy() >= 0
+    own, devices = marked.loc[known, definition], study.cohort.manifest.device.to_numpy()[known]
     found = pd.DataFrame(own.groupby(devices).agg(["size", "sum", "mean"])).sort_values(by="mean")
     large = found.loc[found["size"] >= MIN_DEVICE_ECGS]
     found = large if len(large) > 1 else found

@@ -35,6 +35,8 @@ class ScoreSettings:
             raise EcglibError(f"n_draws must be at least 2, got {self.n_draws}")
         if not 0 < self.confidence < 1:
             raise EcglibError(f"confidence must lie between 0 and 1, got {self.confidence}")
+        if self.seed < 0:
+            raise EcglibError(f"seed must be at least 0, got {self.seed}")
 
 
 class ClassCounts(NamedTuple):

@@ -25,8 +25,9 @@ from ecglib.style import outcome_name
 EXECUTED = Path("book/executed")  # of a book's source
 RECORD = "ecglib"  # where a page's record lies in the metadata of its last output
 SHOWN = (
-    " Its pages under the heading of {source} were made of predictions that are kept with the book "
-    "(`book/results/{profile}`): every number and figure on them was computed anew."
+    " Its pages on {source} ([results and claims](executed/{profile}/06_results.ipynb)) were made of "
+    "predictions that are kept with the book (`book/results/{profile}`): every number and figure on them was "
+    "computed anew."
 )
 FROM_PREDICTIONS = (
     " It was made of predictions that are kept with the book (`book/results/{profile}`), without ECGs and "

@@ -126,8 +126,15 @@ def cross_validated_scores(
     """Fit one head on features x (n, d) and labels y (n,); return the probabilities (m,) of `x_scored`.
 
     The strength of regularisation comes from the training records alone: the best log loss in five folds,
-    none of which shares a patient (`groups`) with another.
+    none of which shares a patient (`groups`) with another. EcglibError where there are too few patients for
+    that.
     """
+    n_patients = [len(np.unique(groups[y == label])) for label in (0, 1)]
+    if min(n_patients) < 2 or max(n_patients) < N_FOLDS:  # a fold would lack a class, or patients
+        raise EcglibError(
+            f"{n_patients[1]} patients with and {n_patients[0]} without the outcome: a head chosen in "
+            f"{N_FOLDS} folds needs 2 of each and {N_FOLDS} of one; take more labels"
+        )
     folds = list(StratifiedGroupKFold(N_FOLDS, shuffle=True, random_state=0).split(x, y, groups))
     losses = np.zeros(len(settings.head_c))
     for fit, held in folds:

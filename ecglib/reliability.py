@@ -138,15 +138,17 @@ def discrimination(given: Sequence[Forecast], settings: ScoreSettings) -> pd.Dat
 def calibration(given: Sequence[Forecast], own: ReliabilitySettings, settings: ScoreSettings) -> pd.DataFrame:
     """The measures of `calibration.measure` before and after scaling: one row a model, part, scores, measure.
 
-    `scores` is a key of SCORES; `by_chance` the ECE that true probabilities would have there.
+    `scores` is a key of SCORES; `by_chance` the mean ECE that true probabilities would have there, and
+    `by_chance_high` what it stays below in that share of the draws which `confidence` names.
     """
     tables = []
     for names, one, rows, y_true, patients in _each(given):
         for column in SCORES:
             y_score = rows[column].to_numpy()
             table = measure(y_true, y_score, patients, own.n_bins, settings)
-            by_chance = ece_by_chance(y_score, own.n_bins, settings)
-            table = table.assign(scores=column, by_chance=by_chance, temperature=one.temperature)
+            chance = ece_by_chance(y_score, patients, own.n_bins, settings)
+            table = table.assign(scores=column, by_chance=chance.mean(), temperature=one.temperature)
+            table["by_chance_high"] = np.quantile(chance, settings.confidence)
             tables.append(table.assign(n=len(rows), n_positive=int(y_true.sum()), **names))
     return _joined(tables)
 

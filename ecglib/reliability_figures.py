@@ -92,7 +92,8 @@ def _curves(
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), box_aspect=1)
         for one in _in_order(given, kind, part):
             score, rows = scores.loc[(kind, part, one.cell.model)], one.part(part)
-            label = f"{model_name(one.cell.model)} {score.value:.2f} ({score.low:.2f}-{score.high:.2f})"
+            interval = f"{score.low:.2f}-{score.high:.2f}" if np.isfinite(score.low) else "no interval"
+            label = f"{model_name(one.cell.model)} {score.value:.2f} ({interval})"
             look = {"color": MODEL_COLOURS[one.cell.model], "label": label, "linewidth": 1.2}
             draw(ax, rows.y_true.to_numpy(), rows.y_score.to_numpy(), look)
     return figure

@@ -13,7 +13,6 @@ from ecglib.shortcuts import KNOWN
 from ecglib.style import KIND_NAMES, MODEL_NAMES, PART_NAMES, Table, model_name, outcome_name
 
 MEASURE_NAMES = {
-    "ece": "ECE",
     "brier": "Brier score",
     "brier_skill": "Brier skill",
     "intercept": "intercept (0)",
@@ -82,17 +81,20 @@ def prevalence_sentence(
 
 
 def calibration_table(table: pd.DataFrame) -> Table:
-    """`reliability.calibration`: a row for each model, part and scores, a column a measure."""
+    """`reliability.calibration`: a row for each model, part and scores, a column a measure.
+
+    The ECE stands beside its mean by chance, with the end that chance seldom goes beyond.
+    """
     rows = {}
     for keys, own in _by(table, ["kind", "model", "part", "scores"]):
-        first, texts = own.iloc[0], [_text(row) for row in own.to_dict("records")]
-        measured = dict(zip(own.measure.map(MEASURE_NAMES), texts, strict=True))
+        first, measures = own.iloc[0], own.set_index("measure")
+        texts = {name: _text(row) for name, row in measures.drop(index="ece").to_dict("index").items()}
         rows[(*_names(keys[:3]), SCORES[keys[3]])] = {
             **_counts(first),
             "temperature": f"{first.temperature:.2f}" if keys[3] == "scaled" else "-",
-            "ECE": measured.pop("ECE"),
-            "ECE by chance": f"{first.by_chance:.3f}",
-            **measured,
+            "ECE": f"{measures.value['ece']:.3f}",
+            "ECE by chance": f"{first.by_chance:.3f} (up to {first.by_chance_high:.3f})",
+            **{MEASURE_NAMES[str(name)]: text for name, text in texts.items()},
         }
     return _table(rows, ["training", "model", "part", "probabilities"])
 

@@ -11,6 +11,8 @@ import numpy as np
 from ecglib.intervals import percentile
 from ecglib.metrics import METRICS, ScoreSettings, bootstrap, bootstrap_steps, patient_draws, point_scores
 
+NO_INTERVAL = {"low": float("nan"), "high": float("nan")}
+
 
 def record_weights(y_true: np.ndarray, groups: np.ndarray, settings: ScoreSettings) -> np.ndarray:
     """How often each draw takes each record (n_draws, n); labels and patient ids (n,), both classes there.
@@ -25,9 +27,14 @@ def record_weights(y_true: np.ndarray, groups: np.ndarray, settings: ScoreSettin
 def spread_scores(
     y_true: np.ndarray, y_score: np.ndarray, groups: np.ndarray, settings: ScoreSettings
 ) -> dict[str, dict[str, float]]:
-    """AUROC and average precision, by name, each with value, low and high over the patients `groups`."""
-    draws = bootstrap(y_true, y_score, groups, n_draws=settings.n_draws, seed=settings.seed)
+    """AUROC and average precision, by name, each with value, low and high over the patients `groups`.
+
+    No interval where the scores part the classes: every draw is parted as well, and shows no spread.
+    """
     values = point_scores(y_true, y_score)
+    if values["auroc"] in (0, 1):
+        return {m: {"value": values[m], **NO_INTERVAL} for m in METRICS}
+    draws = bootstrap(y_true, y_score, groups, n_draws=settings.n_draws, seed=settings.seed)
     return {m: {"value": values[m], **spread(draws[m].to_numpy(), settings)} for m in METRICS}
 
 
@@ -46,6 +53,6 @@ def spread(values: np.ndarray, settings: ScoreSettings) -> dict[str, float]:
     Empty where a draw has no number: an interval of those that have one would be too narrow.
     """
     if not np.isfinite(values).all():
-        return {"low": float("nan"), "high": float("nan")}
+        return NO_INTERVAL
     low, high = percentile(values, settings.confidence)
     return {"low": low, "high": high}

@@ -51,35 +51,41 @@ def labels_by_name(cohort: Cohort, data_dir: Path | None) -> dict[str, np.ndarra
 def score_shortcuts(
     manifest: pd.DataFrame,
     labels: Mapping[str, np.ndarray],
-    parts: pd.Series,
+    rows: Mapping[str, np.ndarray] | None,
     min_positives: int,
     settings: ScoreSettings,
 ) -> pd.DataFrame:
     """AUROC on test of each label from what is known beforehand, by logistic regression on train.
 
-    labels: `labels_by_name`; parts: `study.parts`. One row for each label and entry of KNOWN: label, known,
-    n, n_positive, value, low, high, estimable, reason. Each value of a column is an input of its own
-    (one-hot); one that train did not have says nothing. Fewer than `min_positives` test records of a class:
-    not estimable.
+    labels: `labels_by_name`; rows: `study.rows` of the networks that stand beside it, so that both learn from
+    the same ECGs and are judged on the same; None: no such ECGs, so nothing is estimable. One row for each
+    label and entry of KNOWN: label, known, n, n_positive, value, low, high, estimable, reason. Each value
+    of a column is an input of its own (one-hot); one that train did not have says nothing. Fewer than
+    `min_positives` test records of a class: not estimable.
     """
     columns = known_beforehand(manifest)
     table = []
     for label, y_true in labels.items():
-        rows = {part: np.flatnonzero((parts == part) & (y_true >= 0)) for part in ("train", "test")}
-        y_test = y_true[rows["test"]]
+        train, test = (_labelled(rows, part, y_true) for part in ("train", "test"))
+        y_test = y_true[test]
         counts = {"label": label, "n": len(y_test), "n_positive": int(y_test.sum())}
-        reason = "" if len(set(y_true[rows["train"]])) == 2 else "train lacks a class"
+        reason = "" if len(set(y_true[train])) == 2 else "train lacks a class"
         if min(y_test.sum(), (1 - y_test).sum()) < min_positives:
             reason = f"test has fewer than {min_positives} ECGs of one class"
         for known, names in KNOWN.items():
             row = counts | {"known": known, "estimable": not reason, "reason": reason}
             row |= dict.fromkeys(("value", "low", "high"), np.nan)
             if not reason:
-                y_score = _predict(columns.loc[:, list(names)], y_true, rows["train"], rows["test"])
-                patients = manifest["patient_id"].to_numpy()[rows["test"]]
+                y_score = _predict(columns.loc[:, list(names)], y_true, train, test)
+                patients = manifest["patient_id"].to_numpy()[test]
                 row |= spread_scores(y_test, y_score, patients, settings)["auroc"]
             table.append(row)
     return pd.DataFrame(table)
+
+
+def _labelled(rows: Mapping[str, np.ndarray] | None, part: str, y_true: np.ndarray) -> np.ndarray:
+    own = (rows or {}).get(part, np.empty(0, np.int64))
+    return own[y_true[own] >= 0]
 
 
 def _predict(columns: pd.DataFrame, y_true: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from ecglib.errors import EcglibError
+from ecglib.intervals import wilson
 from ecglib.metrics import ScoreSettings
-from ecglib.resampling import record_weights, spread
+from ecglib.resampling import NO_INTERVAL, record_weights, spread
 
 ODDS_RANGE = 4.0  # thresholds reach from a quarter of the prevalence's odds to four times them
+ROUNDING = 1e-12  # what treating all gains at the prevalence is 0; rounding must not choose the default
 
 
 def thresholds_around(prevalence: float, n: int) -> np.ndarray:
@@ -44,22 +46,23 @@ def decision_curve(
 ) -> pd.DataFrame:
     """One row a threshold: threshold, value, low, high, treat_all, gain, gain_low, gain_high, n, n_positive.
 
-    gain: net benefit above the better of treating all and treating none. Intervals are percentiles over
-    patients.
+    gain: net benefit above the better of treating all and treating none, which is the same in every draw:
+    the better of each draw would be too good where both are alike, at the prevalence. Intervals are
+    percentiles over patients.
     """
     weights = record_weights(y_true, groups, settings)
     everyone = np.ones(len(y_true))
     value, all_value = (net_benefit(y_true, scores, thresholds)[0] for scores in (y_score, everyone))
     draws, all_draws = (net_benefit(y_true, scores, thresholds, weights) for scores in (y_score, everyone))
-    gains = draws - np.maximum(all_draws, 0)
+    treats_all = all_value > ROUNDING
+    gain, gains = value - treats_all * all_value, draws - treats_all * all_draws
     counts = {"n": len(y_true), "n_positive": int(np.sum(y_true))}
     rows = []
     for place, threshold in enumerate(thresholds):
         ends, gain_ends = spread(draws[:, place], settings), spread(gains[:, place], settings)
-        gain = value[place] - max(all_value[place], 0.0)
         rows.append(
             {"threshold": threshold, "value": value[place], **ends, "treat_all": all_value[place]}
-            | {"gain": gain, "gain_low": gain_ends["low"], "gain_high": gain_ends["high"]}
+            | {"gain": gain[place], "gain_low": gain_ends["low"], "gain_high": gain_ends["high"]}
             | counts
         )
     return pd.DataFrame(rows)
@@ -88,16 +91,22 @@ def at_threshold(
 ) -> pd.DataFrame:
     """Two rows, sensitivity and specificity of `y_score > threshold`: measure, value, low, high.
 
-    Intervals over patients, for this threshold; that it was chosen on other patients is not in them. Empty
-    where the class has fewer than `least` records: of two patients, a bootstrap is sure of 0 or 1.
+    Intervals over patients, for this threshold; that it was chosen on other patients is not in them. Where
+    all records of the class are right, or none, the interval is Wilson's with its patients: no draw differs.
+    Empty where the class has fewer than `least` records.
     """
-    y_true, flagged = np.asarray(y_true), np.asarray(y_score) > threshold
+    y_true, flagged, groups = np.asarray(y_true), np.asarray(y_score) > threshold, np.asarray(groups)
     weights = record_weights(y_true, groups, settings)
     rows = []
     for name, of, right in (("sensitivity", y_true == 1, flagged), ("specificity", y_true == 0, ~flagged)):
-        found = {"value": float("nan"), "low": float("nan"), "high": float("nan")}
+        found = {"value": float("nan"), **NO_INTERVAL}
         if of.sum() >= least:
-            draws = weights @ (of & right) / (weights @ of)
-            found = {"value": float(right[of].mean()), **spread(draws, settings)}
+            found = {
+                "value": float(right[of].mean()),
+                **spread(weights @ (of & right) / (weights @ of), settings),
+            }
+        if found["value"] in (0, 1):
+            low, high = wilson(found["value"], len(np.unique(groups[of])), settings.confidence)
+            found |= {"low": float(low), "high": float(high)}
         rows.append({"measure": name, **found})
     return pd.DataFrame(rows)

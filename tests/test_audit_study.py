@@ -40,6 +40,17 @@ def test_what_pretraining_saw_is_counted_by_part(study: Study) -> None:
     assert table.loc[("official", "Training"), "ECGs"] == f"{len(study.pretraining_rows):,}"
 
 
+def test_the_share_of_test_ecgs_that_was_seen_is_that_of_the_table(study: Study) -> None:
+    tested = study.parts("seed42") == "test"
+    share = (study.parts("official")[tested] == "train").mean()
+    assert share > 0.5
+    sentence = audit_study.seen_sentence(study)
+    assert sentence.endswith(f"{100 * share:.0f} % of those of `seed42` and 0 % of those of `official`.")
+    with pytest.MonkeyPatch.context() as patch:  # published weights learnt from other patients
+        patch.setattr(type(study), "seen_rows", np.empty(0, np.int64))
+        assert "0 % of those of `seed42`" in audit_study.seen_sentence(study)
+
+
 def test_a_draw_by_record_leaves_ecgs_of_its_patients_outside_and_one_by_patient_none(study: Study) -> None:
     table = audit_study.draw_table(study, "stemi", (0.5,))
     assert table.loc[("50 %", "by patient"), "ECGs outside"] == "0"
@@ -104,6 +115,14 @@ def test_the_sentence_counts_who_is_ahead() -> None:
     assert f"**1 of 2** comparisons on official; **1 of 1** comparisons on {SPLITS['seed42']}" in sentence
 
 
+def test_only_the_draw_that_the_trees_learnt_from_is_compared() -> None:
+    first, lucky = scores(test=0.7), scores(test=0.99).assign(draw=1)
+    networks, trees = pd.concat([first, lucky]), scores(test=0.8).assign(model="measurements")
+    assert "**0 of 1**" in audit_study.baseline_sentence(networks, trees)
+    table = audit_study.baseline_scores(networks, trees)
+    assert table["HeartBEiT"].tolist() == ["0.70 (0.60-0.80)"]
+
+
 def test_larger_models_stand_beside_ours_and_are_said_to_be_of_another_task() -> None:
     table = audit_study.larger_models_table(scores(test=0.9))
     assert table.loc["HeartBEiT here", "AUROC"] == "0.900 (0.800-1.000)"
@@ -130,6 +149,13 @@ def test_the_published_scores_are_those_of_the_notes() -> None:
     table = audit_study.larger_models_table(scores(test=0.9)).drop(index="HeartBEiT here")
     assert {float(text) for text in table["AUROC"]} == wanted
     assert all(str(name) in section for name in table.index)
+
+
+def test_a_grid_of_heads_alone_has_no_fine_tuned_cell_to_show() -> None:
+    profile = load_profile("smoke", ["05_finetuning.models=[]"])
+    of: Any = SimpleNamespace(profile=profile, kept=None)
+    of.grid = lambda outcome: Study.grid(of, outcome)
+    assert audit_study.own_precision(of).to_numpy().tolist() == [["not estimable"]]
 
 
 def test_own_predictions_are_read_at_the_step_chosen_on_validation() -> None:

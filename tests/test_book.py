@@ -253,7 +253,7 @@ def test_pages_of_kept_results_stand_in_the_same_book_under_their_name(tmp_path:
     assert texts[0] == "# PTB-XL 1.0.1, STEMI: A page"
     assert "01, [06](06_results.ipynb)" in texts, "of the pages in its own folder"
     told = (tmp_path / "book" / "book" / "this_run.md").read_text(encoding="utf-8")
-    assert "under the heading of PTB-XL 1.0.1 (all) were made of predictions" in told
+    assert "on PTB-XL 1.0.1 (all) ([results and claims](executed/ptbxl-tiny/06_results.ipynb)) were" in told
     toc = yaml.safe_load((tmp_path / "book" / "_toc.yml").read_text(encoding="utf-8"))
     assert _notebook_pages(toc) == list(plan["pages"])
     assert set(json.loads((executed / "keys.json").read_text(encoding="utf-8"))) == set(plan["pages"])

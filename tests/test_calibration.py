@@ -126,9 +126,11 @@ def test_a_perfectly_calibrated_simulation_has_slope_1_and_no_error_beyond_chanc
     assert table.value["slope"] == pytest.approx(1, abs=0.05)
     assert table.value["intercept"] == pytest.approx(0, abs=0.05)
     assert table.value["ece"] < 0.012
-    assert ece_by_chance(y_score, 10, SETTINGS) < 0.012
-    assert (table.low <= table.value).all()
-    assert (table.value <= table.high).all()
+    assert ece_by_chance(y_score, patients, 10, SETTINGS).mean() < 0.012
+    others = table.drop(index="ece")
+    assert (others.low <= others.value).all()
+    assert (others.value <= others.high).all()
+    assert table.loc["ece", ["low", "high"]].isna().all()
 
 
 def test_slope_and_intercept_undo_what_was_done_to_the_logits() -> None:
@@ -138,9 +140,36 @@ def test_slope_and_intercept_undo_what_was_done_to_the_logits() -> None:
     assert measured(y_true, y_score)["intercept"] == pytest.approx(1.5, abs=0.05)
 
 
+def beyond_chance(shift: float, ecgs_each: int = 1) -> float:
+    """Share of 200 studies of 300 patients, whose logits are shifted, with an ECE beyond chance."""
+    found = 0
+    for seed in range(200):
+        y_true, y_score, patients = simulated(300, shift=shift, seed=seed)
+        study = [np.repeat(values, ecgs_each) for values in (y_true, y_score, patients)]
+        by_chance = ece_by_chance(study[1], study[2], 10, SETTINGS)
+        found += measured(study[0], study[1])["ece"] > np.quantile(by_chance, 0.95)
+    return found / 200
+
+
+def test_the_error_of_true_probabilities_is_beyond_chance_in_one_study_of_twenty() -> None:
+    assert 0.01 <= beyond_chance(0) <= 0.1
+    assert beyond_chance(0.6) > 0.7
+
+
+def test_more_ecgs_of_the_same_patients_make_chance_no_smaller() -> None:
+    assert 0.01 <= beyond_chance(0, ecgs_each=4) <= 0.1
+    _, y_score, patients = simulated(300)
+    repeated = [np.repeat(values, 4) for values in (y_score, patients)]
+    as_if_independent = ece_by_chance(repeated[0], np.arange(1200), 10, SETTINGS)
+    assert as_if_independent.mean() < 0.6 * ece_by_chance(y_score, patients, 10, SETTINGS).mean()
+
+
 def test_few_records_have_an_error_by_chance() -> None:
-    true = simulated(40)[1]
-    assert ece_by_chance(true, 10, SETTINGS) > 5 * ece_by_chance(simulated(20_000)[1], 10, SETTINGS)
+    few, many = (
+        ece_by_chance(y_score, patients, 10, SETTINGS).mean()
+        for _, y_score, patients in (simulated(40), simulated(20_000))
+    )
+    assert few > 5 * many
 
 
 def test_scores_that_part_the_classes_have_no_slope_and_a_draw_like_that_no_interval() -> None:

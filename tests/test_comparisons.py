@@ -236,6 +236,15 @@ def test_one_step_leaves_no_choice_and_what_lacks_a_class_is_left_out():
     }  # fmt: skip
 
 
+def test_another_step_with_the_same_score_counts_as_another_step():
+    table = cell(steps=(1, 2), external=False)
+    knows = table.y_true + 0.5 * table.y_score  # parts the classes
+    table["y_score"] = knows.where((table.part == "test") | (table.step == 2), table.y_score)
+    found = optimism([table, cell(steps=(1,), external=False)], FEW_DRAWS).set_index("metric")
+    assert found["value"].tolist() == [0, 0]
+    assert found["n_moved"].tolist() == [1, 1]
+
+
 def test_the_interval_of_optimism_holds_the_mean_optimism() -> None:
     """With the steps held fixed it would not: both choices are part of what varies."""
     found = pd.concat([optimism([noisy_steps(seed)], FEW_DRAWS).iloc[:1] for seed in range(40)])

@@ -9,9 +9,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ecglib.coverage import (
     SIZES,
+    STEP,
     CoverageSettings,
     coverage,
     precision_of_rules,
+    rounded_truth,
     simulate,
     simulated_intervals,
     spread_of_auroc,
@@ -64,6 +66,9 @@ def test_the_truth_is_what_very_many_records_show(area: float, prevalence: float
     known = truth(area, prevalence)
     assert roc_auc_score(y_true, y_score) == pytest.approx(known["auroc"], abs=0.005)
     assert average_precision_score(y_true, y_score) == pytest.approx(known["auprc"], abs=0.01)
+    coarse = average_precision_score(y_true, np.round(y_score / STEP) * STEP)
+    assert rounded_truth(area, prevalence) == pytest.approx(coarse, abs=0.01)
+    assert coarse < known["auprc"] - 0.01
 
 
 def test_a_score_without_knowledge_has_the_prevalence_as_its_average_precision() -> None:
@@ -112,6 +117,8 @@ def test_lines_flatter_where_scores_are_coarse() -> None:
     assert (table.gap.xs("rounded", level="scores") > 0.02).all()
     assert (table.gap.xs("fine", level="scores") < 0).all()
     np.testing.assert_allclose(table.gap, table.trapezoid - table.average_precision)
+    far = (table.average_precision - table.truth).xs("large").abs()
+    assert (far < 0.03).all(), "each kind of score has a truth of its own"
 
 
 def test_studies_scatter_about_the_truth() -> None:
@@ -124,6 +131,7 @@ def test_studies_scatter_about_the_truth() -> None:
     ("wrong", "message"),
     [
         ({"n_small": 1}, "n_small must be at least 2, got 1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"auroc": 1.0}, "auroc must lie between 0 and 1"),
         ({"likeness": -0.1}, "likeness must lie from 0 to 1"),
     ],

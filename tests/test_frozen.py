@@ -113,6 +113,14 @@ def test_too_few_patients_of_a_class_are_refused() -> None:
         compare((np.arange(N) < 2).astype(np.int8))
 
 
+@pytest.mark.parametrize(("ill", "well"), [(1, 30), (30, 1), (0, 30), (4, 4)])
+def test_too_few_patients_for_folds_are_refused(ill: int, well: int) -> None:
+    y, patients = np.repeat([1, 0], [2 * ill, 2 * well]), np.repeat(np.arange(ill + well), 2)
+    x = np.random.default_rng(0).normal(size=(len(y), 3))
+    with pytest.raises(EcglibError, match=f"^{ill} patients with and {well} without the outcome"):
+        cross_validated_scores(x, y, patients, x, ProbeSettings())
+
+
 def test_strength_of_a_head_is_chosen_as_by_scikit_learn_on_folds_of_whole_patients() -> None:
     train = np.arange(0, 400)
     groups, x = MANIFEST.patient_id.to_numpy()[train], FEATURES["heartbeit"]

@@ -51,6 +51,12 @@ def test_heads_of_all_outcomes_come_before_any_fine_tuning() -> None:
     assert kinds == [("head", {"hcm", "stemi"}), ("finetuned", {"hcm", "stemi"})]
 
 
+def test_one_kind_of_training_is_enough() -> None:
+    heads, finetuned = GridSettings(models=()).cells("hcm"), GridSettings(head_models=()).cells("hcm")
+    assert {cell.kind for cell in heads} == {"head"}
+    assert {cell.kind for cell in finetuned} == {"finetuned"}
+
+
 def test_no_cell_is_run_twice() -> None:
     settings = GridSettings(models=ALL, extra_models=ALL, draws=(4, 3, 2, 2, 9), seeds=2, head_draws=3)
     cells = settings.cells("stemi")
@@ -75,6 +81,11 @@ def test_no_cell_is_run_twice() -> None:
         ({"draws": (1, 2)}, r"draws=\[1, 2\]: give one number, or one for each of fractions"),
         ({"draws": (0,)}, "draws=0: at least 1"),
         ({"head_draws": 0}, "head_draws=0"),
+        ({"splits": ()}, r"splits=\[\]: at least one is needed"),
+        ({"fractions": ()}, r"fractions=\[\]"),
+        ({"head_fractions": ()}, r"head_fractions=\[\]"),
+        ({"draws": ()}, r"draws=\[\]"),
+        ({"models": (), "head_models": ()}, r"models=\[\], head_models=\[\]: no network"),
     ],
 )
 def test_what_cannot_be_run_is_refused_by_name(settings: dict, message: str) -> None:

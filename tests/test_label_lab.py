@@ -1,5 +1,6 @@
 """Definitions overlap as sets do, relabelling a study changes its labels alone, no report leaves its file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from ecglib import label_lab
 from ecglib.datasets import REMOVED_IN_1_0_3, DataPaths, read_ptbxl_table, read_scp_statements
 from ecglib.errors import EcglibError
+from ecglib.grid import Cell
 from ecglib.labels import STEMI_DEFINITIONS, stemi_label
 from ecglib.profiles import load_profile
 from ecglib.study import Study
@@ -124,6 +126,39 @@ def test_devices_are_ranked_by_prevalence(ptbxl_study: Study) -> None:
     shares = label_lab.device_table(ptbxl_study, marked, "mi_any")["prevalence (%)"].astype(float)
     assert len(shares) > 1
     assert shares.is_monotonic_increasing
+
+
+@pytest.fixture(scope="module")
+def half_said(study: Study) -> Study:
+    """A table such as a hospital's: of every other ECG nobody said whether it is a STEMI."""
+    manifest = study.cohort.manifest
+    labels = manifest.stemi.where(np.arange(len(manifest)) % 2 == 0, -1).astype(np.int8)
+    other = study.relabelled("stemi", labels.to_numpy())
+    other.cohort = replace(other.cohort, drawn=None)
+    return other
+
+
+def test_what_nobody_said_stays_so_and_is_in_no_share(half_said: Study) -> None:
+    marked, manifest = label_lab.definitions(half_said), half_said.cohort.manifest
+    known = (manifest.stemi >= 0).to_numpy()
+    assert np.array_equal(marked.stemi, manifest.stemi)
+    share = label_lab.prevalence_table(half_said, marked).loc["stemi", "all (%)"]
+    assert share == f"{100 * manifest.stemi[known].mean():.2f}"
+    assert label_lab.shared(marked).loc["stemi", "stemi"] == (manifest.stemi == 1).sum()
+    a, b = (set(np.flatnonzero(known & (manifest[name] == 1))) for name in ("stemi", "hcm"))
+    assert label_lab.jaccard(marked).loc["stemi", "hcm"] == pytest.approx(len(a & b) / len(a | b))
+    devices = label_lab.device_table(half_said, marked, "stemi")
+    assert devices["ECGs"].str.replace(",", "").astype(int).sum() == known.sum()
+    assert devices["of stemi"].str.replace(",", "").astype(int).sum() == (manifest.stemi == 1).sum()
+
+
+def test_no_head_learns_from_what_nobody_said(half_said: Study) -> None:
+    marked = label_lab.definitions(half_said)
+    other = half_said.relabelled("stemi", marked["stemi"].to_numpy())
+    rows = other.rows(Cell("stemi", "random", "head", "official", 1.0, 0, 0))
+    assert rows is not None
+    learnt = np.concatenate(list(rows.values()))
+    assert (half_said.cohort.manifest.stemi.to_numpy()[learnt] >= 0).all()
 
 
 def test_a_definition_that_does_not_exist_is_refused_by_name(study: Study, tmp_path: Path) -> None:

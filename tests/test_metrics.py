@@ -128,6 +128,8 @@ def test_wrong_arguments_give_one_clear_line():
         ScoreSettings(n_draws=1)
     with pytest.raises(EcglibError, match="confidence"):
         ScoreSettings(confidence=95)
+    with pytest.raises(EcglibError, match="seed must be at least 0, got -1"):
+        ScoreSettings(seed=-1)
 
 
 @settings(max_examples=40, deadline=None)

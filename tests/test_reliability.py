@@ -184,9 +184,10 @@ def judged(given: list[Forecast], manifest: pd.DataFrame) -> dict[str, tuple[pd.
 
 
 def shortcut_scores(manifest: pd.DataFrame) -> pd.DataFrame:
-    parts = pd.Series(np.repeat(["train", "test", "external"], len(manifest) // 3))
+    train, test, external = np.split(np.arange(len(manifest)), 3)
+    rows = {"train": train, "test": test, "external": external}
     labels = {"stemi": (np.arange(len(manifest)) % 4 == 0).astype(int), "hcm": np.zeros(len(manifest), int)}
-    return shortcuts.score_shortcuts(manifest, labels, parts, 10, BOOTSTRAP)
+    return shortcuts.score_shortcuts(manifest, labels, rows, 10, BOOTSTRAP)
 
 
 def drawn(given: list[Forecast], manifest: pd.DataFrame) -> dict[str, Plot]:
@@ -295,6 +296,15 @@ def test_every_figure_names_its_axes(forecasts: list[Forecast], manifest: pd.Dat
             figure.get_supxlabel, figure.get_supylabel,
         ]  # fmt: skip
         assert sum(bool(label()) for label in labelled) >= 2, name
+
+
+def test_a_model_that_parts_the_classes_is_shown_without_an_interval(manifest: pd.DataFrame) -> None:
+    one = read(predictions().assign(y_score=lambda rows: 0.1 + 0.8 * rows.y_true))
+    legend = reliability_figures.roc([one], reliability.discrimination([one], BOOTSTRAP)).axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["HeartBEiT 1.00 (no interval)"]
+    groups: Any = reliability_tables.subgroup_table(reliability.by_subgroup([one], manifest, OWN, BOOTSTRAP))
+    assert groups.loc[("sex", "male"), "HeartBEiT, fine-tuned"] == "1.00 (interval not estimable)"
 
 
 def test_the_roc_curve_is_drawn_through_its_own_points(forecasts: list[Forecast]) -> None:

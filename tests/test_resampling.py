@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ecglib.metrics import ScoreSettings, bootstrap
-from ecglib.resampling import record_weights, spread
+from ecglib.resampling import record_weights, spread, spread_scores
 
 SETTINGS = ScoreSettings(n_draws=40, seed=3)
 
@@ -25,6 +25,16 @@ def test_a_patient_brings_all_records_and_no_draw_lacks_a_class() -> None:
     assert (weights[:, ::2] == weights[:, 1::2]).all()
     assert (weights.sum(axis=1) == 6).all()
     assert (weights[:, 0] > 0).all()
+
+
+def test_scores_that_part_the_classes_have_no_interval_and_equal_scores_do() -> None:
+    y_true, patients = np.repeat([0, 1], 10), np.arange(20)
+    for y_score, value in ((y_true, 1), (1 - y_true, 0)):
+        auroc = spread_scores(y_true, y_score, patients, SETTINGS)["auroc"]
+        assert auroc["value"] == value
+        assert np.isnan([auroc["low"], auroc["high"]]).all()
+    nothing = spread_scores(y_true, np.ones(20), patients, SETTINGS)["auroc"]
+    assert nothing == {"value": 0.5, "low": 0.5, "high": 0.5}
 
 
 def test_a_draw_without_a_number_leaves_no_interval() -> None:

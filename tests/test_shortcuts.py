@@ -11,6 +11,7 @@ from ecglib.labels import STEMI_DEFINITIONS
 from ecglib.metrics import ScoreSettings
 from ecglib.shortcuts import KNOWN, known_beforehand, labels_by_name, score_shortcuts
 
+Rows = dict[str, np.ndarray]
 SETTINGS = ScoreSettings(n_draws=40, seed=0)
 
 
@@ -30,16 +31,16 @@ def manifest() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def parts() -> pd.Series:
-    return pd.Series(["train"] * 500 + ["validation"] * 100 + ["test"] * 400)
+def rows() -> Rows:
+    return {"train": np.arange(500), "validation": np.arange(500, 600), "test": np.arange(600, 1000)}
 
 
-def scored(manifest: pd.DataFrame, parts: pd.Series, labels: np.ndarray) -> pd.DataFrame:
-    return score_shortcuts(manifest, {"stemi": labels}, parts, 10, SETTINGS).set_index("known")
+def scored(manifest: pd.DataFrame, rows: Rows | None, labels: np.ndarray) -> pd.DataFrame:
+    return score_shortcuts(manifest, {"stemi": labels}, rows, 10, SETTINGS).set_index("known")
 
 
-def test_a_device_that_decides_the_label_is_found(manifest: pd.DataFrame, parts: pd.Series) -> None:
-    table = scored(manifest, parts, (manifest.device == "Z").to_numpy(int))
+def test_a_device_that_decides_the_label_is_found(manifest: pd.DataFrame, rows: Rows) -> None:
+    table = scored(manifest, rows, (manifest.device == "Z").to_numpy(int))
     for known in ("device", "site and device", "all four"):
         assert table.value[known] == 1
     for known in ("sex", "age", "site"):
@@ -47,24 +48,37 @@ def test_a_device_that_decides_the_label_is_found(manifest: pd.DataFrame, parts:
         assert table.low[known] < 0.5 < table.high[known] or abs(table.value[known] - 0.5) < 0.06
 
 
-def test_a_device_that_training_never_saw_says_nothing(manifest: pd.DataFrame, parts: pd.Series) -> None:
-    new = manifest.assign(device=np.where(parts == "test", manifest.device + " new", manifest.device))
-    assert scored(new, parts, (manifest.device == "Z").to_numpy(int)).value["device"] == 0.5
+def test_a_device_that_training_never_saw_says_nothing(manifest: pd.DataFrame, rows: Rows) -> None:
+    tested = np.isin(np.arange(len(manifest)), rows["test"])
+    new = manifest.assign(device=np.where(tested, manifest.device + " new", manifest.device))
+    assert scored(new, rows, (manifest.device == "Z").to_numpy(int)).value["device"] == 0.5
 
 
-def test_labels_that_nobody_gave_are_left_out(manifest: pd.DataFrame, parts: pd.Series) -> None:
+def test_the_clerk_learns_from_the_given_ecgs_alone(manifest: pd.DataFrame, rows: Rows) -> None:
+    """In the first 50 training ECGs the device says what it says in test, in all others the opposite."""
+    labels = (manifest.device == "Z").to_numpy(int)
+    labels[50:500] = 1 - labels[50:500]
+    assert scored(manifest, rows | {"train": np.arange(50)}, labels).value["device"] == 1
+    assert scored(manifest, rows, labels).value["device"] == 0
+    nothing = scored(manifest, None, labels)
+    assert not nothing.estimable.any()
+    assert (nothing.n == 0).all()
+
+
+def test_labels_that_nobody_gave_are_left_out(manifest: pd.DataFrame, rows: Rows) -> None:
     labels = np.where(np.arange(len(manifest)) % 2, -1, (manifest.sex == "male").to_numpy(int))
-    table = scored(manifest, parts, labels)
+    table = scored(manifest, rows, labels)
     assert (table.n == 200).all()
     assert table.value["sex"] == 1
 
 
-def test_too_few_of_a_class_is_not_estimable(manifest: pd.DataFrame, parts: pd.Series) -> None:
+def test_too_few_of_a_class_is_not_estimable(manifest: pd.DataFrame, rows: Rows) -> None:
     rare = (np.arange(len(manifest)) % 100 == 0).astype(int)  # 4 of them in test
-    table = scored(manifest, parts, rare)
+    table = scored(manifest, rows, rare)
     assert not table.estimable.any()
     assert not table[["value", "low", "high"]].notna().to_numpy().any()
-    nowhere = scored(manifest, parts, np.where(parts == "train", 0, rare))
+    rare[rows["train"]] = 0
+    nowhere = scored(manifest, rows, rare)
     assert list(nowhere.index) == list(KNOWN)
 
 

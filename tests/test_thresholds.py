@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from ecglib.errors import EcglibError
 from ecglib.metrics import ScoreSettings
@@ -37,7 +38,23 @@ def test_the_curve_stands_against_treating_all_and_none() -> None:
 def test_acting_on_everybody_is_treating_all_and_gains_nothing() -> None:
     table = decision_curve(Y, np.ones(10), np.arange(10), thresholds_around(0.4, 5), SETTINGS)
     assert np.allclose(table.value, table.treat_all)
-    assert (table.gain[table.treat_all >= 0] == 0).all()
+    gained = table.loc[table.threshold < 0.39, ["gain", "gain_low", "gain_high"]]
+    assert len(gained) == 2
+    assert np.allclose(gained, 0)
+
+
+def test_the_interval_of_the_gain_holds_the_truth_at_the_prevalence_too() -> None:
+    """Half of the patients have a risk of 2 %, half of 20 %. Taking each draw's better default held 88 %."""
+    prevalence, n, held = 0.11, 400, 0
+    true = 0.5 * (0.2 - 0.8 * prevalence / (1 - prevalence))
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        risk = rng.choice([0.02, 0.2], n)
+        y_true = (rng.random(n) < risk).astype(int)
+        settings = ScoreSettings(n_draws=200, seed=seed)
+        row = decision_curve(y_true, risk, np.arange(n), np.array([prevalence]), settings).iloc[0]
+        held += row["gain_low"] <= true <= row["gain_high"]
+    assert 0.91 <= held / 400 <= 0.98
 
 
 def test_weights_count_a_record_as_often_as_they_say() -> None:
@@ -82,6 +99,19 @@ def test_sensitivity_and_specificity_by_hand() -> None:
     assert found.value["specificity"] == 4 / 6
     assert (found.low <= found.value).all()
     assert (found.value <= found.high).all()
+
+
+def test_where_all_or_none_are_right_the_interval_is_wilsons_and_counts_patients() -> None:
+    y_true, y_score = np.repeat([1, 0], 20), np.repeat([0.9, 0.1], 20)
+    patients = np.repeat(np.arange(20), 2)  # ten of each class, with two ECGs each
+    ends = binomtest(10, 10).proportion_ci(0.95, method="wilson")
+    for threshold, name in ((0.5, "sensitivity"), (0.5, "specificity"), (0.0, "sensitivity")):
+        row = at_threshold(y_true, y_score, patients, threshold, 1, SETTINGS).set_index("measure").loc[name]
+        assert list(row) == pytest.approx([1, ends.low, ends.high])
+    nobody = (
+        at_threshold(y_true, y_score, patients, 0.95, 1, SETTINGS).set_index("measure").loc["sensitivity"]
+    )
+    assert list(nobody) == pytest.approx([0, 1 - ends.high, 1 - ends.low])
 
 
 def test_a_class_with_few_records_gets_no_number() -> None:
