@@ -25,7 +25,7 @@ def picture(waveform: np.ndarray, image: ImageSettings = IMAGE) -> np.ndarray:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_ranges_are_those_of_the_waveform(seed: int) -> None:
     rng = np.random.default_rng(seed)
     waveform = beats(rng.uniform(0.1, 1.1, 8), rng.uniform(0, 0.6, 8))

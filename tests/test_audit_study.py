@@ -118,8 +118,8 @@ def test_the_sentence_counts_who_is_ahead() -> None:
 def test_only_the_draw_that_the_trees_learnt_from_is_compared() -> None:
     first, lucky = scores(test=0.7), scores(test=0.99).assign(draw=1)
     networks, trees = pd.concat([first, lucky]), scores(test=0.8).assign(model="measurements")
-    assert "**0 of 1**" in audit_study.baseline_sentence(networks, trees)
-    table = audit_study.baseline_scores(networks, trees)
+    assert "**0 of 1**" in audit_study.baseline_sentence(networks, trees, SPLITS)
+    table = audit_study.baseline_scores(networks, trees, SPLITS)
     assert table["HeartBEiT"].tolist() == ["0.70 (0.60-0.80)"]
 
 

@@ -111,7 +111,7 @@ def test_copies_of_a_patients_records_are_no_new_evidence():
     assert as_if_independent.error < again.error / 1.5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(predictions())
 def test_a_model_does_not_differ_from_itself_and_exchange_changes_the_sign_only(data):
     y_true, y_score, groups = data
@@ -155,7 +155,7 @@ def test_holm_worked_by_hand():
     assert holm(np.array([])).size == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_holm_lies_between_no_correction_and_bonferronis_and_keeps_the_order(values, random):
     p = np.array(values)

@@ -36,7 +36,7 @@ def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return pairwise_wasserstein(histograms(a), histograms(b))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(small_images, small_images)
 def test_every_pair_equals_scipy(a, b):
     expected = [[wasserstein_distance(x.ravel(), y.ravel()) for y in b] for x in a]
@@ -60,7 +60,7 @@ def test_distances_worked_by_hand():
     assert distances(np.full((1, 2, 2), 7, np.uint8), np.full((1, 3, 3), 10, np.uint8)).item() == 3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(small_images, st.integers(0, 2**32 - 1))
 def test_shuffling_the_pixels_of_an_image_changes_nothing(images, seed):
     """The measure sees no layout: this is why it cannot tell an ECG from any page with as much ink."""
@@ -69,7 +69,7 @@ def test_shuffling_the_pixels_of_an_image_changes_nothing(images, seed):
     assert np.diag(distances(images, shuffled)).tolist() == [0, 0, 0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(small_images)
 def test_distances_are_symmetric_and_obey_the_triangle_inequality(images):
     matrix = distances(images, images)

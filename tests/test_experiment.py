@@ -16,7 +16,7 @@ import pandas as pd
 import predicted
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ecglib import beit, experiment, published, results, score_figures, score_tables, tables
@@ -333,7 +333,6 @@ def test_part_of_a_grid_is_read_as_far_as_it_goes(world: Path, kept: Path) -> No
     assert study.scores("stemi").estimable.sum() > 0
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1, width=32), min_size=1))
 def test_rounding_moves_no_score_far_and_none_past_another(scores: list[float]) -> None:
     before = np.array(scores, np.float32)

@@ -59,7 +59,7 @@ def test_a_constant_becomes_zero(rate: int, level: float) -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), factor=st.floats(-3, 3), offset=st.floats(-3, 3))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_scaling_and_shifting_the_voltage(seed: int, factor: float, offset: float) -> None:
     waveform = np.random.default_rng(seed).normal(size=(3, 3000)).cumsum(axis=1) / 30
     expected = factor * preprocess(waveform, 500)

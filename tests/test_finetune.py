@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import nn
@@ -255,7 +255,6 @@ def test_scored_steps_rise_to_the_last_one(steps: int, epochs: int, batch: int, 
     assert np.abs(gaps - total / len(scored)).max() < 1
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4)), min_size=2, max_size=30))
 def test_validation_auroc_is_scikit_learn_s_with_ties(pairs: list[tuple[int, int]]) -> None:
     y_true, y_score = [label for label, _ in pairs], [score for _, score in pairs]

@@ -46,7 +46,7 @@ def test_interval_worked_by_hand():
     assert of_mean(values, 0.9) == pytest.approx((50 - half, 50 + half))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(predictions(), st.integers(2, 3))
 def test_duplicating_every_record_of_every_patient_changes_no_interval(data, times):
     once, again = ({m: limits_of(d, m) for m in METRICS} for d in (data, [np.repeat(x, times) for x in data]))

@@ -58,7 +58,7 @@ def test_raised_st_is_measured_in_its_leads() -> None:
     assert abs(found["st_inferior_mv"]) < 0.03
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.floats(0.4, 3.0), st.floats(-2.0, 2.0))
 def test_amplitudes_grow_with_the_gain_and_ignore_an_offset(gain: float, offset: float) -> None:
     plain, changed = measure(ecg(), 500), measure(gain * ecg() + np.float32(offset), 500)

@@ -23,7 +23,7 @@ from ecglib.metrics import (
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(predictions())
 def test_scores_equal_scikit_learn(data):
     y_true, y_score, _ = data
@@ -54,7 +54,7 @@ def test_each_draw_equals_scikit_learn_on_the_resampled_records():
         )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(predictions(), st.integers(2, 3))
 def test_duplicating_every_record_of_every_patient_changes_no_draw(data, times):
     y_true, y_score, groups = data
@@ -63,7 +63,7 @@ def test_duplicating_every_record_of_every_patient_changes_no_draw(data, times):
     np.testing.assert_allclose(again[["auroc", "auprc"]], once[["auroc", "auprc"]], rtol=0, atol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(predictions())
 def test_a_strictly_monotone_transform_changes_no_draw_and_reversal_mirrors_auroc(data):
     y_true, y_score, groups = data
@@ -74,7 +74,7 @@ def test_a_strictly_monotone_transform_changes_no_draw_and_reversal_mirrors_auro
     assert auroc(1 - y_true, -y_score) == pytest.approx(auroc(y_true, y_score), abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(predictions(), st.randoms(use_true_random=False))
 def test_the_order_of_the_records_changes_nothing(data, random):
     order = list(range(len(data[0])))
@@ -83,7 +83,7 @@ def test_the_order_of_the_records_changes_nothing(data, random):
     pd.testing.assert_frame_equal(shuffled, bootstrap(*data, n_draws=20, seed=2))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(predictions())
 def test_scores_lie_in_their_range_and_perfect_scores_give_one(data):
     y_true, y_score, groups = data
@@ -132,7 +132,7 @@ def test_wrong_arguments_give_one_clear_line():
         ScoreSettings(seed=-1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(predictions())
 def test_leaving_a_patient_out_equals_scoring_the_others(data):
     y_true, y_score, groups = data
@@ -161,7 +161,7 @@ def test_several_sets_of_predictions_share_their_draws():
         assert found[0, step, 0] == auroc(y_true, scores[step])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(predictions())
 def test_placements_count_who_beats_whom(data):
     y_true, y_score, _ = data

@@ -399,7 +399,7 @@ def test_ids_come_from_the_caller_and_the_file(tmp_path: Path) -> None:
     assert read_muse(path).record.record_id == "a.b"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_what_is_written_is_read(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Any int16 counts, any further leads, any order, any unit and encoding."""

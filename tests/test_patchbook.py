@@ -85,7 +85,7 @@ def test_ties_go_to_the_first_code() -> None:
     assert PatchBook(twice, {}).encode(traces(3)).max() < 64
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(start=st.integers(0, 39), length=st.integers(0, 40))
 def test_encoding_does_not_depend_on_the_company_of_an_image(
     trained: Path, store: ImageStore, start: int, length: int

@@ -101,7 +101,7 @@ def test_images_are_the_filtered_and_drawn_records(written: Path) -> None:
     store.verify()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.lists(st.integers(0, 19), max_size=30))
 def test_any_rows_in_any_order(written: Path, rows: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:

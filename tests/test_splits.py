@@ -35,7 +35,7 @@ def manifests(draw: st.DrawFn, min_patients: int = 20, max_patients: int = 80) -
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(manifests(), st.sampled_from(SPLITS))
 def test_patients_never_cross_and_every_record_has_a_part(manifest: pd.DataFrame, split: str) -> None:
     parts = assign(manifest, split)
@@ -46,7 +46,7 @@ def test_patients_never_cross_and_every_record_has_a_part(manifest: pd.DataFrame
     pd.testing.assert_series_equal(parts, assign(manifest, split))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(manifests(), st.sampled_from(SPLITS), st.integers(0, 2**32 - 1))
 def test_unusable_rows_are_excluded_and_move_no_other(manifest: pd.DataFrame, split: str, seed: int) -> None:
     usable = np.random.default_rng(seed).random(len(manifest)) < 0.8
@@ -75,7 +75,7 @@ def drawn_fractions(
         yield rows, expected
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(manifests(), st.integers(0, 5))
 def test_fractions_by_record_are_nested_and_stratified(manifest: pd.DataFrame, draw: int) -> None:
     manifest = manifest.assign(record_id=[f"r{row}" for row in range(len(manifest))])
@@ -85,7 +85,7 @@ def test_fractions_by_record_are_nested_and_stratified(manifest: pd.DataFrame, d
         assert {k: int((manifest.stemi.iloc[rows] == k).sum()) for k in (0, 1)} == expected
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(manifests(), st.sampled_from(SPLITS), st.integers(0, 5))
 def test_fractions_are_nested_by_patient_and_stratified(
     manifest: pd.DataFrame, split: str, draw: int
@@ -245,7 +245,7 @@ def by_chance(manifest: pd.DataFrame, outcome: str, share: float = 0.2) -> float
     return float(np.sqrt((1 - share) / share * (residual**2).sum()) / len(internal))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(manifests(), st.integers(0, 100))
 def test_made_folds_keep_patients_whole_and_labels_that_nobody_gave_apart(
     manifest: pd.DataFrame, seed: int

@@ -109,7 +109,7 @@ def test_nobody_has_an_outcome_and_its_mimic_in_one_ecg(many: pd.DataFrame) -> N
         assert not many.loc[shown, [f"{outcome}_true" for outcome in imitated]].any(axis=None)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(st.sampled_from([0.05, 0.2, 0.7]), st.integers(1, 4), st.floats(-3, 3)),
