@@ -29,8 +29,8 @@ from ecglib.coverage import SIZES, STEP, CoverageSettings, coverage, precision_o
 from ecglib.finetune import FinetuneSettings
 from ecglib.grid import Cell
 from ecglib.intervals import hanley_mcneil
-from ecglib.metrics import METRICS, ScoreSettings
-from ecglib.protocols import read_parts
+from ecglib.metrics import METRICS, ScoreSettings, point_scores
+from ecglib.protocols import read, read_parts
 from ecglib.splits import DRAWN_BY
 from ecglib.style import (
     INTERVAL_NAMES,
@@ -51,7 +51,7 @@ AS_GOOD_WORDS = {REPRODUCED: "yes", NOT_REPRODUCED: "no", NOT_TESTABLE: "open"}
 DIFFERENCE_COLUMNS = (
     *("outcome", "model", "kind", "split", "fraction", "draw", "seed", "reference_fraction"),
     *("protocol", "part", "metric", "value", "low", "high", "other_low", "other_high", "p"),
-    *("value_a", "value_b", "n", "n_positive", "estimable", "reason"),
+    *("value_a", "value_b", "on_validation", "n", "n_positive", "estimable", "reason"),
 )
 GAIN_COLUMNS = ("kind", "split", "model", "fraction", *OPTIMISM_COLUMNS)
 
@@ -99,24 +99,33 @@ def differences(
 
     Both have the same label fraction, or a pair of fractions in `also`: HeartBEiT's and the other's. One row
     for each pair of cells, part and metric: `comparisons.paired_difference` with the columns of the cell,
-    whose `fraction` is HeartBEiT's, and `reference_fraction`. `predictions_of` is `study.predictions`. What
-    is not estimable has no row.
+    whose `fraction` is HeartBEiT's, `reference_fraction` and `on_validation`, the other model's score there.
+    `predictions_of` is `study.predictions`. What is not estimable has no row.
     """
 
     @lru_cache(maxsize=32)  # each cell of HeartBEiT meets several others, one after the other
-    def read_of(cell: Cell) -> Mapping[str, Part] | None:
+    def read_of(cell: Cell) -> tuple[Mapping[str, Part], Mapping[str, float]] | None:
         predictions = predictions_of(cell)
-        return None if predictions is None else read_parts(predictions, protocol, settings)
+        if predictions is None:
+            return None
+        return read_parts(predictions, protocol, settings), _on_validation(predictions)
 
     found = []
     for ours, theirs in _pairs(cells, also):
         a, b = read_of(ours), read_of(theirs)
         if a is not None and b is not None:
             columns = asdict(replace(ours, model=theirs.model)) | {"reference_fraction": theirs.fraction}
-            found.append(difference_of(a, b, protocol, settings).assign(**columns))
+            table = difference_of(a[0], b[0], protocol, settings).assign(**columns)
+            found.append(table.assign(on_validation=table.metric.map(b[1])))
     return (
         pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=pd.Index(DIFFERENCE_COLUMNS))
     )
+
+
+def _on_validation(predictions: pd.DataFrame) -> dict[str, float]:
+    """Both scores on validation at the step that is best there; none where a class lacks."""
+    reading = read(predictions, "honest", "validation")
+    return {} if reading.reason else point_scores(*reading.arrays[:2])
 
 
 def _pairs(cells: Sequence[Cell], also: Sequence[tuple[float, float]]) -> list[tuple[Cell, Cell]]:

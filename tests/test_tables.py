@@ -390,6 +390,17 @@ def test_differences_are_heartbeit_minus_the_other_on_the_same_records() -> None
     assert row.value.item() == pytest.approx(ours - theirs)
 
 
+def test_a_difference_knows_the_others_score_on_validation() -> None:
+    cells = [CELL, replace(CELL, model="mobilenetv2")]
+    made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
+    theirs = made[cells[1]]
+    flipped = theirs.part == "validation"
+    theirs.loc[flipped, "y_score"] = 2 - theirs.y_score[flipped]
+    table: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=5))
+    row = table[table.metric == "auroc"].iloc[0]
+    assert row.on_validation == pytest.approx(1 - row.value_b)
+
+
 def test_few_labels_are_compared_with_all_labels_of_the_others() -> None:
     cells = GridSettings(fractions=(0.1, 1.0), extra_models=(), head_models=("heartbeit",)).cells("stemi")
     made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
