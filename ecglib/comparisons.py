@@ -43,6 +43,11 @@ class DeLong(NamedTuple):
     p: float
 
 
+def of_first_run(table: pd.DataFrame) -> pd.Series:
+    """Whether each row, with `draw` and `seed`, is of the run that is reported."""
+    return (table["draw"] == FIRST_RUN[0]) & (table["seed"] == FIRST_RUN[1])
+
+
 def paired_difference(
     cell_a: pd.DataFrame, cell_b: pd.DataFrame, protocol: str, settings: ScoreSettings
 ) -> pd.DataFrame:
