@@ -299,9 +299,11 @@ def test_a_missing_claims_file_says_how_to_get_it_back(tmp_path):
         (0.88, 0.90, "reproduced", "holds the paper's value"),
         (0.60, 0.80, "not reproduced", "lies below the paper's value"),
         (0.89, 0.95, "not reproduced", "lies above the paper's value"),
+        (0.79, 0.90, "not testable here", "too wide to show it: more than ± 0.05"),
+        (0.50, 0.80, "not reproduced", "lies below the paper's value"),  # however wide
     ],
 )
-def test_a_value_is_reproduced_if_our_interval_holds_it(low, high, expected, reason):
+def test_a_value_is_reproduced_if_a_narrow_interval_holds_it(low, high, expected, reason):
     row = verdict(VALUE, scores=score((low + high) / 2, low, high))
     assert row["verdict"] == expected
     assert reason in row["reason"]
@@ -428,6 +430,11 @@ def test_the_least_margin_over_another_network_is_that_over_the_strongest_on_val
 def test_a_value_of_one_part_is_held_against_that_part():
     both = pd.concat([score(0.9, 0.89, 0.91, part="external"), score(0.7, 0.6, 0.8)])
     assert verdict(VALUE, scores=both)["ours"] == 0.7
+
+
+def test_a_wide_interval_reproduces_no_value():
+    row = verdict(VALUE, scores=score(0.72, 0.55, 0.89))
+    assert row[["verdict", "ours"]].tolist() == ["not testable here", 0.72]
 
 
 def test_a_synthetic_or_enriched_cohort_is_never_judged_but_its_number_stands_there():
