@@ -65,6 +65,7 @@ OTHERS = "not comparable: other patients"
 NOT_TESTABLE = "not testable here"
 JUDGED_BY = ("synthetic", "comparable", "other_patients")  # what a cohort says of itself
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, SYNTHETIC, ENRICHED, OTHERS, NOT_TESTABLE)
+NOT_RUN = "the first draw was not run"  # and no other takes its place
 LEAST_FIRST = (NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED)  # a claim about each is met as its least comparison
 
 Row = dict[str, Any]
@@ -382,22 +383,23 @@ def _reference_fraction(row: Row) -> float:
 def _first_run(
     runs: list[Row], numbers: Callable[[Row], tuple[float, float, float]], none: str
 ) -> tuple[Row, str]:
-    """The run with the lowest draw and seed, and the range over all runs."""
+    """FIRST_RUN, and the range over all runs."""
     if not runs:
         return {}, none
-    runs = sorted(runs, key=_run)
-    if len({_run(row) for row in runs}) < len(runs):
+    by_run = {_run(row): row for row in runs}
+    if len(by_run) < len(runs):
         raise EcglibError(
             f"two scores of one cell ({runs[0]['outcome']}, {runs[0]['model']}): give each once"
         )
-    if not runs[0].get("estimable", True):
-        return {}, f"not estimable: {runs[0]['reason']}"
-    value, low, high = numbers(runs[0])
+    first = by_run.get(FIRST_RUN, {"estimable": False, "reason": NOT_RUN})
+    if not first.get("estimable", True):
+        return {}, f"not estimable: {first['reason']}"
+    value, low, high = numbers(first)
     if not math.isfinite(value):
         return {}, "the other model's score is 0: no relative difference"
     values = [numbers(row)[0] for row in runs if row.get("estimable", True)]
-    known = {name: runs[0].get(name) for name in ("n", "n_patients", "n_positive", "draw", "seed", "step")}
-    known["in_part"] = runs[0].get("part")
+    known = {name: first.get(name) for name in ("n", "n_patients", "n_positive", "draw", "seed", "step")}
+    known["in_part"] = first.get("part")
     spread = {"n_runs": len(values), "runs_low": min(values), "runs_high": max(values)}
     return {"ours": value, "low": low, "high": high, **known, **spread}, ""
 

@@ -511,6 +511,8 @@ def test_of_several_runs_the_first_is_judged_and_the_range_stands_beside_it():
     told = readable(pd.DataFrame([row]), SPLITS).iloc[0]
     assert told[["ours", "all runs"]].tolist() == ["0.70 (0.65 to 0.75)", "0.60 to 0.90, 3 runs"]
     assert row["verdict"] == "not reproduced"
+    later = verdict(VALUE, scores=pd.concat(runs[:2]))
+    assert later["reason"] == "not estimable: the first draw was not run"
     with pytest.raises(EcglibError, match="two scores of one cell"):
         verdict(VALUE, scores=pd.concat([runs[0], runs[0]]))
 

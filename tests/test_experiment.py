@@ -390,8 +390,12 @@ def test_unstable_cells_are_results_and_stop_nothing(
     splits = study.split_names
     assert "not estimable" in score_tables.score_table(scores, splits, "auroc")["random weights"].tolist()
     assert study.trained_classifier(study.grid("stemi")[-1]) is None
-    differences = score_tables.differences(study.grid("stemi"), study.predictions, ScoreSettings(n_draws=5))
-    assert set(differences.kind) == {"head"}
+    differences = score_tables.differences(
+        study.grid("stemi"), study.predictions, ScoreSettings(n_draws=5), lack_of=study.lack
+    )
+    assert set(differences.kind[differences.estimable]) == {"head"}
+    lacking = differences[~differences.estimable]
+    assert set(lacking.reason) == {f"random weights: {reason}"}
     score_figures.over_fractions(scores, splits)
     told = experiment.progress_table(study, study.grid("stemi"))
     assert told.unstable.tolist() == [0, 0, 1]

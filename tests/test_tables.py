@@ -411,8 +411,10 @@ def test_few_labels_are_compared_with_all_labels_of_the_others() -> None:
     assert len(table) == len(equal) + len(unequal)
     assert set(zip(unequal.fraction, unequal.reference_fraction, strict=True)) == {(0.1, 1.0)}
     nothing = score_tables.differences(cells, lambda cell: None, ScoreSettings(n_draws=20))
-    assert nothing.empty
-    assert "value" in nothing
+    assert nothing.value.isna().all()
+    assert not nothing.estimable.any()
+    assert score_tables.difference_table(nothing, SPLITS).empty
+    assert score_tables.differences([], made.get, ScoreSettings(n_draws=20)).empty
 
 
 def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run() -> None:
@@ -440,6 +442,43 @@ def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run()
         f"{runs.mean():.3f} ± {runs.std():.3f}, {runs.min():.3f} to {runs.max():.3f}, 2 runs", ""
     ]  # fmt: skip
     assert score_tables.difference_table(found.iloc[:0], SPLITS).empty
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_no_other_run_takes_the_place_of_a_first_one_that_lacks(absent: bool) -> None:
+    cells = [replace(CELL, fraction=0.01, draw=draw) for draw in (0, 1, 2)]
+    others = [replace(cell, model="mobilenetv2") for cell in cells]
+    beside = [replace(cell, model="efficientnet_lite2") for cell in cells]
+    made = {cell: predictions(seed) for seed, cell in enumerate([*cells, *others[1:], *beside])}
+    grid = [cell for cell in [*cells, *others, *beside] if cell in made or not absent]
+    why = "MobileNetV2: unstable at step 3" if not absent else "the first draw was not run"
+    found: Any = score_tables.differences(
+        grid, made.get, ScoreSettings(n_draws=20), lack_of=lambda _: "unstable at step 3"
+    )
+    table: Any = score_tables.difference_table(found, SPLITS).droplevel(["outcome", "split", "part", 3])
+    assert table.loc["MobileNetV2", "AUROC, difference"] == f"not estimable ({why})"
+    assert table.loc["MobileNetV2", "p"] == "-"
+    assert table.loc["MobileNetV2", "ECGs"] == "40"
+    runs = found[(found.model == "mobilenetv2") & (found.metric == "auroc") & found.value.notna()].value
+    assert table.loc["MobileNetV2", "all runs"].startswith(f"{runs.mean():.3f} ± {runs.std():.3f}, ")
+    assert table.loc["MobileNetV2", "all runs"].endswith(", 2 runs")
+    assert "p, Holm, of 1" in table, "what was not tested is no member of the family"
+    assert "not estimable" not in table.loc["EfficientNet-Lite2", "AUROC, difference"]
+    few: Any = score_tables.fewer_labels_table(found.assign(reference_fraction=1.0), SPLITS)
+    assert set(few.xs("MobileNetV2", level="against")["as good, within 5 %"]) == {"-"}
+    claims = read_claims().set_index("id", drop=False)
+    claim = claims.loc[["auroc-stemi-1pct-test-over-least"]]
+    scores = pd.DataFrame(scored(cells[0], {"honest": 0.8}))
+    sure = found.assign(low=0.01, high=0.2)  # the network beside is beaten; each network cannot be
+    judged = judge(claim, scores, synthetic=False, comparable=True, differences=sure).iloc[0]
+    assert judged[["verdict", "reason"]].tolist() == ["not testable here", f"not estimable: {why}"]
+
+
+def test_one_other_run_stands_alone_where_the_first_lacks() -> None:
+    rows = scored(CELL, {"honest": 0}, estimable=False) + scored(replace(CELL, draw=1), {"honest": 0.8})
+    for table in (rows, rows[1:]):
+        shown: Any = score_tables.score_table(pd.DataFrame(table), SPLITS, "auroc")
+        assert shown["HeartBEiT"].tolist() == ["not estimable; 0.80 over 1 run"]
 
 
 def fewer_labels(outcome: str, low: float, high: float) -> dict[str, Any]:
