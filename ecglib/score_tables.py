@@ -284,7 +284,7 @@ def _runs_text(runs: pd.DataFrame) -> str:
 
 def _mean_text(values: pd.Series, digits: int) -> str:
     """Mean, and standard deviation where there are several."""
-    mean, spread = (number_text(number, digits) for number in (values.mean(), values.std()))
+    mean, spread = (number_text(number, digits) for number in values.agg(["mean", "std"]))
     return f"{mean} ± {spread}" if len(values) > 1 else mean
 
 
