@@ -410,9 +410,7 @@ def _run(row: Row) -> tuple[int, int]:
 
 def percent_of_other(row: Mapping[str, Any]) -> tuple[float, float, float]:
     """A paired difference and its limits, in percent of the other model's score; nan where that is 0."""
-    if row["value_b"] == 0:
-        return math.nan, math.nan, math.nan
-    return tuple(100 * row[name] / row["value_b"] for name in ("value", "low", "high"))
+    return row["percent"], row["percent_low"], row["percent_high"]
 
 
 FINDERS: dict[str, Callable[[Row, _Results], tuple[Row, str]]] = {

@@ -25,7 +25,7 @@ from ecglib.claims import (
     read_claims,
     readable,
 )
-from ecglib.comparisons import OPTIMISM_COLUMNS, Part, difference_of, holm, of_first_run, optimism
+from ecglib.comparisons import OPTIMISM_COLUMNS, PERCENT, Part, difference_of, holm, of_first_run, optimism
 from ecglib.coverage import SIZES, STEP, CoverageSettings, coverage, precision_of_rules, spread_of_auroc
 from ecglib.finetune import FinetuneSettings
 from ecglib.grid import Cell
@@ -51,7 +51,7 @@ AS_GOOD = f"as good, within {EQUALITY_MARGIN:g} %"
 AS_GOOD_WORDS = {REPRODUCED: "yes", NOT_REPRODUCED: "no", NOT_TESTABLE: "open"}
 DIFFERENCE_COLUMNS = (
     *("outcome", "model", "kind", "split", "fraction", "draw", "seed", "reference_fraction"),
-    *("protocol", "part", "metric", "value", "low", "high", "other_low", "other_high", "p"),
+    *("protocol", "part", "metric", "value", "low", "high", "other_low", "other_high", *PERCENT, "p"),
     *("value_a", "value_b", "on_validation", "n", "n_patients", "n_positive", "estimable", "reason"),
 )
 GAIN_COLUMNS = ("kind", "split", "model", "fraction", *OPTIMISM_COLUMNS)

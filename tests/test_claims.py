@@ -27,7 +27,7 @@ from ecglib.claims import (
     read_claims,
     readable,
 )
-from ecglib.comparisons import paired_difference
+from ecglib.comparisons import PERCENT, paired_difference
 from ecglib.domain_shift import ShiftSettings, domain_shift
 from ecglib.errors import EcglibError
 from ecglib.metrics import ScoreSettings
@@ -52,10 +52,11 @@ def score(value: float, low: float, high: float, **changes: Any) -> pd.DataFrame
 def difference(
     value: float, low: float, high: float, *, value_b: float = 0.8, **changes: Any
 ) -> pd.DataFrame:
-    """HeartBEiT minus another model, as differences of AUROC."""
+    """HeartBEiT minus another model, as differences of AUROC; percents as if the other's were known."""
     row = {"outcome": "stemi", "model": "mobilenetv2", "fraction": 0.01, "step_a": 20, "step_b": 20}
     numbers = {"value": value, "low": low, "high": high, "value_a": value_b + value, "value_b": value_b}
-    numbers |= {"on_validation": value_b}
+    percents = [100 * number / value_b if value_b else float("nan") for number in (value, low, high)]
+    numbers |= dict(zip(PERCENT, percents, strict=True)) | {"on_validation": value_b}
     return pd.DataFrame([CELL | row | numbers | changes])
 
 
@@ -335,7 +336,8 @@ def test_each_other_network_is_beaten_only_if_every_interval_lies_above_zero():
     row = verdict(LEAST, sure, unsure, control)
     assert row[["against", "verdict"]].tolist() == ["mobilenetv2", "not reproduced"]
     assert row["ours"] == pytest.approx(100 * 0.022 / 0.8)
-    row = verdict(LEAST, sure, unsure.assign(low=0.001), control)
+    surer = difference(0.022, 0.001, 0.043, model="mobilenetv2")
+    row = verdict(LEAST, sure, surer, control)
     assert row[["against", "verdict"]].tolist() == ["mobilenetv2", "reproduced"], (
         "the least sure one is shown"
     )

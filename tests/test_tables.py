@@ -10,7 +10,7 @@ from predicted import SPLITS
 
 from ecglib import score_tables, tables
 from ecglib.claims import judge, read_claims
-from ecglib.comparisons import holm
+from ecglib.comparisons import PERCENT, holm
 from ecglib.coverage import CoverageSettings, coverage, simulated_intervals
 from ecglib.datasets import Cohort, CohortSettings, open_cohort
 from ecglib.domain_shift import ShiftSettings, domain_shift
@@ -469,7 +469,9 @@ def test_no_other_run_takes_the_place_of_a_first_one_that_lacks(absent: bool) ->
     claims = read_claims().set_index("id", drop=False)
     claim = claims.loc[["auroc-stemi-1pct-test-over-least"]]
     scores = pd.DataFrame(scored(cells[0], {"honest": 0.8}))
-    sure = found.assign(low=0.01, high=0.2)  # the network beside is beaten; each network cannot be
+    sure = found.assign(
+        percent_low=1, percent_high=20
+    )  # the network beside is beaten; each network cannot be
     judged = judge(claim, scores, synthetic=False, comparable=True, differences=sure).iloc[0]
     assert judged[["verdict", "reason"]].tolist() == ["not testable here", f"not estimable: {why}"]
 
@@ -482,10 +484,11 @@ def test_one_other_run_stands_alone_where_the_first_lacks() -> None:
 
 
 def fewer_labels(outcome: str, low: float, high: float) -> dict[str, Any]:
-    """HeartBEiT with 10 % of the labels minus MobileNetV2 with all, whose score is .8."""
+    """HeartBEiT with 10 % of the labels minus MobileNetV2 with all, whose score is known to be .8."""
     cell = {"outcome": outcome, "model": "mobilenetv2", "kind": "head", "split": "seed42", "fraction": 0.1}
     cell |= {"reference_fraction": 1.0, "draw": 0, "seed": 0, "part": "test", "metric": "auprc"}
-    numbers = {"value": (low + high) / 2, "low": low, "high": high, "value_b": 0.8}
+    numbers = {"value": (low + high) / 2, "low": low, "high": high}
+    numbers |= dict(zip(PERCENT, (100 * number / 0.8 for number in numbers.values()), strict=True))
     return cell | numbers | {"n": 1234, "n_positive": 56}
 
 
