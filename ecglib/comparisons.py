@@ -102,10 +102,12 @@ def _difference_rows(ours: Part, theirs: Part, settings: ScoreSettings, known: d
 
 def _in_percent(a: Resampled, b: Resampled) -> Resampled:
     """How far a lies above b in percent of b, in each draw of the patients; not a number where b is 0."""
-    arrays = zip((a.values, a.draws, a.jackknife), (b.values, b.draws, b.jackknife), strict=True)
-    return Resampled(
-        *(100 * (own / np.where(others == 0, np.nan, others) - 1) for own, others in arrays), a.n_redrawn
-    )
+
+    def percent(own: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return 100 * (own / np.where(others == 0, np.nan, others) - 1)
+
+    values, draws = percent(a.values, b.values), percent(a.draws, b.draws)
+    return Resampled(values, draws, percent(a.jackknife, b.jackknife), a.n_redrawn)
 
 
 def delong(y_true: np.ndarray, score_a: np.ndarray, score_b: np.ndarray, groups: np.ndarray) -> DeLong:

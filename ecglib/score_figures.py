@@ -297,7 +297,7 @@ def _draw_models(ax: Axes, rows: pd.DataFrame) -> None:
         own = rows.loc[rows.model == model].sort_values("fraction")
         x = own.fraction * 1.06 ** (place - (len(models) - 1) / 2)
         first, colour = of_first_run(own), MODEL_COLOURS[model]
-        ax.plot(x[~first], own.value[~first], ".", color=colour, alpha=0.25, markeredgewidth=0)
+        ax.plot(x[~first], own.value[~first], ".", color=colour, alpha=0.5, markeredgewidth=0)
         ax.vlines(x[first], own.low[first], own.high[first], color=colour, linewidth=1)
         line = {"linestyle": "-", "linewidth": 1.2, "label": model}
         ax.plot(x[first], own.value[first], MODEL_MARKERS[model], color=colour, **line)
