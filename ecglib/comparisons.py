@@ -31,7 +31,10 @@ OPTIMISM_COLUMNS = (
     *("part", "metric", "value", "low", "high", "paper", "honest"),
     *("n", "n_positive", "n_cells", "n_moved"),
 )
+# The columns of a relative difference beside those of any number with its interval.
+PERCENT = {"percent": "value", "percent_low": "low", "percent_high": "high"}
 ROUNDING = 1e-12  # what is smaller is 0
+FIRST_RUN = (0, 0)  # of several draws and seeds the one that is reported, fixed before any was trained
 
 
 class DeLong(NamedTuple):
@@ -40,6 +43,11 @@ class DeLong(NamedTuple):
     difference: float
     error: float
     p: float
+
+
+def of_first_run(table: pd.DataFrame) -> pd.Series:
+    """Whether each row, with `draw` and `seed`, is of the run that is reported."""
+    return (table["draw"] == FIRST_RUN[0]) & (table["seed"] == FIRST_RUN[1])
 
 
 def paired_difference(
@@ -57,8 +65,9 @@ def difference_of(
 
     Both cells must hold the same records and labels in a part; each is read at its own chosen step. One row
     per part in both cells and metric: protocol, part, metric, value, low, high, other_low, other_high
-    (differences), p (AUROC only), value_a, value_b, n, n_patients, n_positive, prevalence, step_a, step_b,
-    n_redrawn, estimable, reason. Where a class is missing: as in `score_cell`.
+    (differences), percent, percent_low, percent_high (of b's score, drawn anew with a's), p (AUROC only),
+    value_a, value_b, n, n_patients, n_positive, prevalence, step_a, step_b, n_redrawn, estimable, reason.
+    Where a class is missing: as in `score_cell`.
     """
     rows = []
     for part in [part for part in parts_a if part in parts_b]:
@@ -77,13 +86,28 @@ def difference_of(
 def _difference_rows(ours: Part, theirs: Part, settings: ScoreSettings, known: dict[str, Any]) -> list[dict]:
     (a, resampled_a), (b, resampled_b) = ours, theirs
     if resampled_a is None or resampled_b is None:
-        lacking = dict.fromkeys(("value_a", "value_b", "p"), NOT_A_NUMBER)
+        lacking = dict.fromkeys((*PERCENT, "value_a", "value_b", "p"), NOT_A_NUMBER)
         return [row | lacking for row in rows_of(None, settings, known)]
     rows = rows_of(resampled_a.minus(resampled_b), settings, known)
+    relative = rows_of(_in_percent(resampled_a, resampled_b), settings, known)
+    percents = [{name: row[own] for name, own in PERCENT.items()} for row in relative]
     y_true, score_a, patients = a.arrays
     tested = delong(y_true, score_a, b.arrays[1], patients).p, NOT_A_NUMBER
-    columns = zip(rows, resampled_a.values, resampled_b.values, tested, strict=True)
-    return [row | {"value_a": own, "value_b": others, "p": p} for row, own, others, p in columns]
+    columns = zip(rows, percents, resampled_a.values, resampled_b.values, tested, strict=True)
+    return [
+        row | percent | {"value_a": own, "value_b": others, "p": p}
+        for row, percent, own, others, p in columns
+    ]
+
+
+def _in_percent(a: Resampled, b: Resampled) -> Resampled:
+    """How far a lies above b in percent of b, in each draw of the patients; not a number where b is 0."""
+
+    def percent(own: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return 100 * (own / np.where(others == 0, np.nan, others) - 1)
+
+    values, draws = percent(a.values, b.values), percent(a.draws, b.draws)
+    return Resampled(values, draws, percent(a.jackknife, b.jackknife), a.n_redrawn)
 
 
 def delong(y_true: np.ndarray, score_a: np.ndarray, score_b: np.ndarray, groups: np.ndarray) -> DeLong:

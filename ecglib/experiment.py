@@ -1,6 +1,7 @@
 """The experiment without its pages: cells made one after the other, their results kept, and tried again."""
 
 import json
+import math
 import os
 import tempfile
 import time
@@ -54,7 +55,8 @@ def run_grid(
     """
     if only not in KINDS:
         raise EcglibError(f"only={only}: take heads or finetuned, or leave it out for both")
-    profile, deadline = load_profile(name, overrides), time.time() + 3600 * (hours or 1e6)
+    profile = load_profile(name, overrides)
+    deadline = math.inf if hours is None else time.time() + 3600 * hours
     require_weights(profile)
     study = Study(profile, "05_finetuning", outcome, data)
     if export:
@@ -64,7 +66,7 @@ def run_grid(
     wanted = [c for c in every if outcome in (None, c.outcome) and c.kind in KINDS[only]]
     try:
         for cell in track(wanted, f"cells of {profile.name}", unit="cell"):
-            if time.time() > deadline:
+            if time.time() >= deadline:
                 say(f"{hours:g} hours are over; the same command goes on from here")
                 break
             if not kept or cell not in kept.cells:
@@ -115,8 +117,9 @@ def progress_table(study: Study, cells: Sequence[Cell], kept: KeptResults | None
             }
         )
     keys = ["kind", "outcome", "split", "labels"]
-    groups = pd.DataFrame(rows).groupby(keys, sort=False)
-    table = groups[["cells", "done", "lack", "unstable", "not estimable"]].sum()
+    counts = ["cells", "done", "lack", "unstable", "not estimable"]
+    groups = pd.DataFrame(rows, columns=pd.Index([*keys, *counts, "minutes each"])).groupby(keys, sort=False)
+    table = groups[counts].sum()
     return table.join(groups["minutes each"].mean()).reset_index()
 
 
@@ -271,6 +274,9 @@ def draw_cells(kept: KeptResults, n: int, seed: int) -> list[Cell]:
     there = [cell for cell in kept.cells if not kept.lack(cell)]
     smallest = min((cell.fraction for cell in there if cell.kind == "finetuned"), default=0)
     cheap = sorted(cell for cell in there if cell.kind == "head" or cell.fraction == smallest)
+    for name, value, least in (("n", n, 1), ("seed", seed, 0)):
+        if value < least:
+            raise EcglibError(f"{name}={value}: it must be at least {least}; raise it")
     if n > len(cheap):
         raise EcglibError(f"n={n}: only {len(cheap)} cells are kept that can be tried again; lower it")
     drawn = [cheap[place] for place in np.random.default_rng(seed).permutation(len(cheap))]

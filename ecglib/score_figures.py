@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from ecglib.comparisons import of_first_run
 from ecglib.style import (
     ACCENT,
     FAINT,
@@ -95,7 +96,7 @@ def step_gains(
     gains: pd.DataFrame, splits: Mapping[str, str], *, metric: str = "auroc", kind: str = "finetuned"
 ) -> Plot:
     """What the paper's choice of the step adds to a score, over the share of labels; 0 is no optimism."""
-    known = _known(gains.loc[gains.kind == kind], metric)
+    known = _known(gains.loc[gains.kind == kind], metric).assign(draw=0, seed=0)  # one row, over all runs
     label = f"{METRIC_NAMES[metric]}: the paper's reading\nminus the honest one"
     return _around_zero(known, splits, label, known.fraction, FAINT)
 
@@ -287,18 +288,19 @@ def _of_which_ecgs(rows: pd.DataFrame) -> list[str]:
 
 
 def _draw_models(ax: Axes, rows: pd.DataFrame) -> None:
-    """Points with intervals, moved apart a little; of several runs the means, and each run as a faint dot."""
+    """The first run of each model with its interval, moved apart a little, and every other as a faint dot.
+
+    No mean: the limits of several runs, averaged, are no limits of their mean.
+    """
     models = [model for model in MODEL_COLOURS if model in set(rows.model)]
     for place, model in enumerate(models):
-        own, shift = rows.loc[rows.model == model], 1.06 ** (place - (len(models) - 1) / 2)
-        colour, marker = MODEL_COLOURS[model], MODEL_MARKERS[model]
-        means = own.groupby("fraction")[["value", "low", "high"]].mean()
-        if len(means) < len(own):
-            ax.plot(own.fraction * shift, own.value, ".", color=colour, alpha=0.25, markeredgewidth=0)
-        ax.vlines(means.index * shift, means.low, means.high, color=colour, linewidth=1)
-        ax.plot(
-            means.index * shift, means.value, marker, color=colour, label=model, linestyle="-", linewidth=1.2
-        )
+        own = rows.loc[rows.model == model].sort_values("fraction")
+        x = own.fraction * 1.06 ** (place - (len(models) - 1) / 2)
+        first, colour = of_first_run(own), MODEL_COLOURS[model]
+        ax.plot(x[~first], own.value[~first], ".", color=colour, alpha=0.5, markeredgewidth=0)
+        ax.vlines(x[first], own.low[first], own.high[first], color=colour, linewidth=1)
+        line = {"linestyle": "-", "linewidth": 1.2, "label": model}
+        ax.plot(x[first], own.value[first], MODEL_MARKERS[model], color=colour, **line)
 
 
 def _fraction_axis(ax: Axes, fractions: pd.Series) -> None:

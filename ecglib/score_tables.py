@@ -5,7 +5,7 @@ Tables come as text that is ready to be read; sentences are Markdown. No number 
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, replace
 from functools import lru_cache
 from typing import Any
@@ -16,6 +16,7 @@ import pandas as pd
 from ecglib.claims import (
     EQUALITY_MARGIN,
     NOT_REPRODUCED,
+    NOT_RUN,
     NOT_TESTABLE,
     REPRODUCED,
     STEMI_AT_1_PERCENT,
@@ -24,13 +25,13 @@ from ecglib.claims import (
     read_claims,
     readable,
 )
-from ecglib.comparisons import OPTIMISM_COLUMNS, Part, difference_of, holm, optimism
+from ecglib.comparisons import OPTIMISM_COLUMNS, PERCENT, Part, difference_of, holm, of_first_run, optimism
 from ecglib.coverage import SIZES, STEP, CoverageSettings, coverage, precision_of_rules, spread_of_auroc
 from ecglib.finetune import FinetuneSettings
 from ecglib.grid import Cell
 from ecglib.intervals import hanley_mcneil
-from ecglib.metrics import METRICS, ScoreSettings
-from ecglib.protocols import read_parts
+from ecglib.metrics import METRICS, ScoreSettings, point_scores
+from ecglib.protocols import read, read_parts
 from ecglib.splits import DRAWN_BY
 from ecglib.style import (
     INTERVAL_NAMES,
@@ -50,8 +51,8 @@ AS_GOOD = f"as good, within {EQUALITY_MARGIN:g} %"
 AS_GOOD_WORDS = {REPRODUCED: "yes", NOT_REPRODUCED: "no", NOT_TESTABLE: "open"}
 DIFFERENCE_COLUMNS = (
     *("outcome", "model", "kind", "split", "fraction", "draw", "seed", "reference_fraction"),
-    *("protocol", "part", "metric", "value", "low", "high", "other_low", "other_high", "p"),
-    *("value_a", "value_b", "n", "n_positive", "estimable", "reason"),
+    *("protocol", "part", "metric", "value", "low", "high", "other_low", "other_high", *PERCENT, "p"),
+    *("value_a", "value_b", "on_validation", "n", "n_patients", "n_positive", "estimable", "reason"),
 )
 GAIN_COLUMNS = ("kind", "split", "model", "fraction", *OPTIMISM_COLUMNS)
 
@@ -92,6 +93,7 @@ def differences(
     predictions_of: Callable[[Cell], pd.DataFrame | None],
     settings: ScoreSettings,
     *,
+    lack_of: Callable[[Cell], str] = lambda _: "no predictions",
     protocol: str = "honest",
     also: Sequence[tuple[float, float]] = (),
 ) -> pd.DataFrame:
@@ -99,24 +101,46 @@ def differences(
 
     Both have the same label fraction, or a pair of fractions in `also`: HeartBEiT's and the other's. One row
     for each pair of cells, part and metric: `comparisons.paired_difference` with the columns of the cell,
-    whose `fraction` is HeartBEiT's, and `reference_fraction`. `predictions_of` is `study.predictions`. What
-    is not estimable has no row.
+    whose `fraction` is HeartBEiT's, `reference_fraction` and `on_validation`, the other model's score there.
+    `predictions_of` is `study.predictions`, `lack_of` `study.lack`. A pair without predictions has rows
+    without numbers, whose `reason` says what lacks; one row, where no pair has any.
     """
 
     @lru_cache(maxsize=32)  # each cell of HeartBEiT meets several others, one after the other
-    def read_of(cell: Cell) -> Mapping[str, Part] | None:
+    def read_of(cell: Cell) -> tuple[Mapping[str, Part], Mapping[str, float]] | None:
         predictions = predictions_of(cell)
-        return None if predictions is None else read_parts(predictions, protocol, settings)
+        if predictions is None:
+            return None
+        return read_parts(predictions, protocol, settings), _on_validation(predictions)
 
-    found = []
+    found, lacking = [], []
     for ours, theirs in _pairs(cells, also):
         a, b = read_of(ours), read_of(theirs)
-        if a is not None and b is not None:
-            columns = asdict(replace(ours, model=theirs.model)) | {"reference_fraction": theirs.fraction}
-            found.append(difference_of(a, b, protocol, settings).assign(**columns))
-    return (
-        pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=pd.Index(DIFFERENCE_COLUMNS))
-    )
+        columns = asdict(replace(ours, model=theirs.model)) | {"reference_fraction": theirs.fraction}
+        if a is None or b is None:
+            cell = ours if a is None else theirs
+            reason = f"{model_name(cell.model)}: {lack_of(cell)}"
+            lacking.append(columns | {"protocol": protocol, "estimable": False, "reason": reason})
+            continue
+        table = difference_of(a[0], b[0], protocol, settings).assign(**columns)
+        found.append(table.assign(on_validation=table.metric.map(b[1])))
+    if not found:
+        return pd.DataFrame(lacking, columns=pd.Index(DIFFERENCE_COLUMNS))
+    known = pd.concat(found, ignore_index=True)
+    return pd.concat([known, _of_each_part(lacking, known)], ignore_index=True) if lacking else known
+
+
+def _of_each_part(lacking: Sequence[Mapping[str, Any]], known: pd.DataFrame) -> pd.DataFrame:
+    """What lacks, once for each part and metric that others of its outcome and split have."""
+    place = ["outcome", "split", "part", "metric"]
+    sizes = known.drop_duplicates(place).loc[:, [*place, "n", "n_patients", "n_positive"]]
+    return pd.DataFrame(lacking).merge(sizes, how="left", on=place[:2])
+
+
+def _on_validation(predictions: pd.DataFrame) -> dict[str, float]:
+    """Both scores on validation at the step that is best there; none where a class lacks."""
+    reading = read(predictions, "honest", "validation")
+    return {} if reading.reason else point_scores(*reading.arrays[:2])
 
 
 def _pairs(cells: Sequence[Cell], also: Sequence[tuple[float, float]]) -> list[tuple[Cell, Cell]]:
@@ -174,14 +198,17 @@ def fewer_labels_table(differences: pd.DataFrame, splits: Mapping[str, str]) -> 
         ],
         "against": _in_order(first.model, model_name, MODEL_NAMES),
         "difference": _difference_texts(first),
-        AS_GOOD: [AS_GOOD_WORDS[not_worse(low, high)[0]] for _, low, high in percent],
+        AS_GOOD: [
+            "-" if np.isnan(value) else AS_GOOD_WORDS[not_worse(low, high)[0]] for value, low, high in percent
+        ],
     }
     return _with_runs(first, columns, ["outcome", "split", "part", "training", "metric", "against"])
 
 
 def fewer_labels_sentence(differences: pd.DataFrame, cells: Sequence[Cell]) -> str:
     """The rule of `fewer_labels_table`, and of which outcomes and trainings no such pair was run."""
-    rows = differences.loc[differences.fraction != differences.reference_fraction]
+    pairs = differences.loc[differences.fraction != differences.reference_fraction]
+    rows = pairs.loc[pairs.value.notna()]
     known = set(zip(rows.outcome, rows.kind, strict=True))
     asked = itertools.product(dict.fromkeys(cell.outcome for cell in cells), KIND_NAMES)
     lacking = [
@@ -197,11 +224,14 @@ def fewer_labels_sentence(differences: pd.DataFrame, cells: Sequence[Cell]) -> s
 
 
 def _first_runs(differences: pd.DataFrame) -> pd.DataFrame:
-    """The first draw and seed of each comparison, and what all of its runs say (`all runs`)."""
+    """FIRST_RUN of each comparison, without numbers where it lacks, and what all runs say (`all runs`)."""
     keys = ["outcome", "kind", "split", "part", "metric", "fraction", "reference_fraction", "model"]
-    rows = differences.loc[differences.value.notna()].sort_values(by=[*keys, "draw", "seed"])
-    texts = [_runs_text(values) for _, values in rows.groupby(keys).value]
-    return rows.drop_duplicates(keys).assign(**{"all runs": texts})
+    rows = differences.loc[differences.metric.notna()].sort_values(by=keys)
+    sizes = ["n", "n_positive"]
+    texts = [_runs_text(runs) for _, runs in rows.groupby(keys)]
+    compared = rows.drop_duplicates(keys).loc[:, [*keys, *sizes]].assign(**{"all runs": texts})
+    first = rows.loc[of_first_run(rows)].drop(columns=sizes)
+    return compared.merge(first, how="left", on=keys).fillna({"reason": NOT_RUN})
 
 
 def _place_columns(first: pd.DataFrame, splits: Mapping[str, str]) -> dict[str, Any]:
@@ -219,10 +249,12 @@ def _count_columns(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _difference_texts(first: pd.DataFrame) -> list[str]:
-    """Each difference with its interval, and again in percent of the other model's score."""
+    """Each difference with its interval, and again in percent of the other model's score; or what lacks."""
     return [
         f"{_interval_text(row['value'], row['low'], row['high'], digits=3)}; "
         f"{_interval_text(*percent_of_other(row), digits=1)} %"
+        if np.isfinite(row["value"])
+        else f"{NOT_ESTIMABLE} ({row['reason']})"
         for row in first.to_dict("records")
     ]
 
@@ -241,11 +273,23 @@ def _p_text(p: float) -> str:
     return "-" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _runs_text(values: pd.Series) -> str:
-    if len(values) == 1:
+def _runs_text(runs: pd.DataFrame) -> str:
+    """What the runs of a comparison say together; nothing where the first is the only one."""
+    values = runs.value.dropna()
+    if not runs.value[~of_first_run(runs)].notna().any():
         return ""
-    found = (number_text(number, 3) for number in values.agg(["mean", "std", "min", "max"]))
-    return "{} ± {}, {} to {}, {} runs".format(*found, len(values))
+    low, high = (number_text(number, 3) for number in (values.min(), values.max()))
+    return f"{_mean_text(values, 3)}, {low} to {high}, {_count_text(values)}"
+
+
+def _mean_text(values: pd.Series, digits: int) -> str:
+    """Mean, and standard deviation where there are several."""
+    mean, spread = (number_text(number, digits) for number in values.agg(["mean", "std"]))
+    return f"{mean} ± {spread}" if len(values) > 1 else mean
+
+
+def _count_text(runs: Sized) -> str:
+    return f"{len(runs)} runs" if len(runs) > 1 else "1 run"
 
 
 def score_table(
@@ -259,7 +303,8 @@ def score_table(
     """The form of the paper's Suppl. Tables 1 and 2: a row for outcome, part and fraction, a column a model.
 
     Cells read `value (low-high)`; where a cell was run more than once, that of the first draw and seed, then
-    mean, standard deviation and number of all runs. Where no number exists: "not estimable". `splits` is
+    mean, standard deviation and number of all runs. Where no number exists: "not estimable"; no other run
+    takes the place of the first. `splits` is
     `study.split_names`.
     """
     chosen = scores.loc[(scores.protocol == protocol) & (scores.kind == kind)]
@@ -277,11 +322,13 @@ def score_table(
 
 
 def _score_text(runs: pd.DataFrame) -> str:
-    first = runs.sort_values(by=["draw", "seed"]).iloc[0]
-    text = f"{first.value:.2f} ({first.low:.2f}-{first.high:.2f})"
-    if len(runs) == 1:
-        return text
-    return f"{text}; {runs.value.mean():.2f} ± {runs.value.std():.2f} over {len(runs)} runs"
+    """The first run, or that there is none, then all where there are others."""
+    first = runs.loc[of_first_run(runs)]
+    texts = [f"{row.value:.2f} ({row.low:.2f}-{row.high:.2f})" for row in first.itertuples()]
+    texts = texts or [NOT_ESTIMABLE]
+    if len(runs) > len(first):
+        texts.append(f"{_mean_text(runs.value, 2)} over {_count_text(runs)}")
+    return "; ".join(texts)
 
 
 def _readable(table: pd.DataFrame) -> Table:

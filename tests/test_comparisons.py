@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from ecglib.comparisons import delong, holm, optimism, paired_difference
 from ecglib.errors import EcglibError
-from ecglib.metrics import ScoreSettings, auroc, patient_draws
+from ecglib.metrics import ScoreSettings, auroc, bootstrap, patient_draws
 from ecglib.protocols import score_cell
 
 FEW_DRAWS = ScoreSettings(n_draws=60, seed=3)
@@ -38,6 +38,33 @@ def test_pairing_removes_what_two_models_share():
     assert paired["high"] - paired["low"] < (alone["high"] - alone["low"]) / 4
     same = paired_difference(a, a.sample(frac=1, random_state=0), "honest", FEW_DRAWS)
     assert (same[["value", "low", "high"]] == 0).all(axis=None)
+
+
+def test_percents_are_of_the_others_score_in_the_same_draw():
+    a, b = (cell(steps=(1,), external=False, seed=seed, distance=seed) for seed in (2, 1))
+    row = paired_difference(a, b, "honest", FEW_DRAWS).iloc[0]
+    tests = [table.loc[table["part"] == "test"].sort_values("record_id") for table in (a, b)]
+    ours, theirs = (
+        bootstrap(
+            *(table[name].to_numpy() for name in ("y_true", "y_score", "patient_id")), n_draws=60, seed=3
+        )
+        for table in tests
+    )
+    ratios = 100 * (ours["auroc"] / theirs["auroc"] - 1)
+    np.testing.assert_allclose(
+        row[["percent_low", "percent_high"]].astype(float), ratios.quantile([0.025, 0.975])
+    )
+    assert row["percent"] == pytest.approx(100 * row["value"] / row["value_b"])
+    as_if_known = 100 * (row["high"] - row["low"]) / row["value_b"]
+    assert row["percent_high"] - row["percent_low"] > 1.1 * as_if_known
+
+
+def test_a_score_of_zero_has_no_percent():
+    table = cell(steps=(1,), external=False)
+    wrong = table.assign(y_score=-table["y_true"])
+    rows = paired_difference(table, wrong, "honest", FEW_DRAWS).set_index("metric")
+    assert rows.loc["auroc", "value_b"] == 0
+    assert np.isnan(rows.loc["auroc", ["percent", "percent_low", "percent_high"]].astype(float)).all()
 
 
 def test_a_difference_of_parts_without_a_class_is_not_estimable():

@@ -389,8 +389,12 @@ def test_unstable_cells_are_results_and_stop_nothing(
     splits = study.split_names
     assert "not estimable" in score_tables.score_table(scores, splits, "auroc")["random weights"].tolist()
     assert study.trained_classifier(study.grid("stemi")[-1]) is None
-    differences = score_tables.differences(study.grid("stemi"), study.predictions, ScoreSettings(n_draws=5))
-    assert set(differences.kind) == {"head"}
+    differences = score_tables.differences(
+        study.grid("stemi"), study.predictions, ScoreSettings(n_draws=5), lack_of=study.lack
+    )
+    assert set(differences.kind[differences.estimable]) == {"head"}
+    lacking = differences[~differences.estimable]
+    assert set(lacking.reason) == {f"random weights: {reason}"}
     score_figures.over_fractions(scores, splits)
     told = experiment.progress_table(study, study.grid("stemi"))
     assert told.unstable.tolist() == [0, 0, 1]
@@ -399,12 +403,13 @@ def test_unstable_cells_are_results_and_stop_nothing(
     pd.testing.assert_frame_equal(again.scores("stemi")[unstable], scores[unstable])
 
 
+@pytest.mark.parametrize("hours", [0, 1e-9])
 def test_the_grid_stops_after_its_hours_and_says_what_lacks(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, hours: float
 ) -> None:
     monkeypatch.setenv("ECGLIB_RUNS", str(tmp_path))
     name = str(world / "mine.yaml")
-    experiment.run_grid(name, DataPaths(), [], "stemi", "heads", hours=1e-9)
+    experiment.run_grid(name, DataPaths(), [], "stemi", "heads", hours=hours)
     printed = capsys.readouterr()
     assert "hours are over" in printed.err
     *words, last = [line.split() for line in printed.out.splitlines()]
@@ -418,6 +423,12 @@ def test_the_grid_stops_after_its_hours_and_says_what_lacks(
         experiment.run_grid(name, DataPaths(), [], None, "cells")
     with pytest.raises(EcglibError, match="no cell exists yet"):
         experiment.export_results(a_study(world), tmp_path / "kept")
+
+
+def test_where_no_cell_is_wanted_none_lacks(world: Path) -> None:
+    table = experiment.progress_table(a_study(world), [])
+    assert table.empty
+    assert experiment.lacking_sentence(table) == "0 cells lack"
 
 
 @pytest.mark.parametrize(
@@ -500,6 +511,9 @@ def test_the_draw_takes_heads_and_the_smallest_fraction(made: Path) -> None:
     assert experiment.draw_cells(kept, 3, 0) != experiment.draw_cells(kept, 3, 1)
     with pytest.raises(EcglibError, match="n=99: only 20 cells"):
         experiment.draw_cells(kept, 99, 0)
+    for n, seed, told in ((0, 0, "n=0: .* at least 1"), (-1, 0, "n=-1"), (3, -1, "seed=-1: .* at least 0")):
+        with pytest.raises(EcglibError, match=told):
+            experiment.draw_cells(kept, n, seed)
 
 
 @pytest.mark.parametrize("n", [1, 3])

@@ -233,6 +233,22 @@ def test_intervals_are_drawn_from_low_to_high() -> None:
     np.testing.assert_allclose(np.sort(drawn, axis=0), np.sort(wanted.to_numpy(), axis=0))
 
 
+def test_of_several_draws_the_first_has_its_interval_and_the_others_are_dots() -> None:
+    first = scores(parts=("test",), kinds=("finetuned",))
+    first = first[(first.model == "random") & (first.protocol == "honest") & first.value.notna()]
+    others = [first.assign(draw=draw, value=0.9, low=0.1, high=0.95) for draw in (1, 2)]
+    table = pd.concat([*others, first])
+    wanted = first[first.metric == "auroc"].sort_values("fraction")
+    for plot in (score_figures.over_fractions, score_figures.differences):
+        (ax,) = axes_of(plot(table, SPLITS))
+        (intervals,) = ax.collections
+        limits = np.array([segment[:, 1] for segment in intervals.get_segments()])
+        np.testing.assert_allclose(limits, wanted[["low", "high"]])
+        dots, curve = (line for line in ax.lines if line.get_marker() not in ("", "None"))
+        np.testing.assert_allclose(curve.get_ydata(), wanted.value)
+        assert list(dots.get_ydata()) == [0.9] * 4
+
+
 def test_without_an_external_part_there_is_one_panel() -> None:
     assert len(axes_of(score_figures.over_fractions(scores(parts=("test",)), SPLITS))) == 1
 

@@ -10,7 +10,7 @@ from predicted import SPLITS
 
 from ecglib import score_tables, tables
 from ecglib.claims import judge, read_claims
-from ecglib.comparisons import holm
+from ecglib.comparisons import PERCENT, holm
 from ecglib.coverage import CoverageSettings, coverage, simulated_intervals
 from ecglib.datasets import Cohort, CohortSettings, open_cohort
 from ecglib.domain_shift import ShiftSettings, domain_shift
@@ -390,6 +390,17 @@ def test_differences_are_heartbeit_minus_the_other_on_the_same_records() -> None
     assert row.value.item() == pytest.approx(ours - theirs)
 
 
+def test_a_difference_knows_the_others_score_on_validation() -> None:
+    cells = [CELL, replace(CELL, model="mobilenetv2")]
+    made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
+    theirs = made[cells[1]]
+    flipped = theirs.part == "validation"
+    theirs.loc[flipped, "y_score"] = 2 - theirs.y_score[flipped]
+    table: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=5))
+    row = table[table.metric == "auroc"].iloc[0]
+    assert row.on_validation == pytest.approx(1 - row.value_b)
+
+
 def test_few_labels_are_compared_with_all_labels_of_the_others() -> None:
     cells = GridSettings(fractions=(0.1, 1.0), extra_models=(), head_models=("heartbeit",)).cells("stemi")
     made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
@@ -400,8 +411,10 @@ def test_few_labels_are_compared_with_all_labels_of_the_others() -> None:
     assert len(table) == len(equal) + len(unequal)
     assert set(zip(unequal.fraction, unequal.reference_fraction, strict=True)) == {(0.1, 1.0)}
     nothing = score_tables.differences(cells, lambda cell: None, ScoreSettings(n_draws=20))
-    assert nothing.empty
-    assert "value" in nothing
+    assert nothing.value.isna().all()
+    assert not nothing.estimable.any()
+    assert score_tables.difference_table(nothing, SPLITS).empty
+    assert score_tables.differences([], made.get, ScoreSettings(n_draws=20)).empty
 
 
 def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run() -> None:
@@ -431,11 +444,51 @@ def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run()
     assert score_tables.difference_table(found.iloc[:0], SPLITS).empty
 
 
+@pytest.mark.parametrize("absent", [False, True])
+def test_no_other_run_takes_the_place_of_a_first_one_that_lacks(absent: bool) -> None:
+    cells = [replace(CELL, fraction=0.01, draw=draw) for draw in (0, 1, 2)]
+    others = [replace(cell, model="mobilenetv2") for cell in cells]
+    beside = [replace(cell, model="efficientnet_lite2") for cell in cells]
+    made = {cell: predictions(seed) for seed, cell in enumerate([*cells, *others[1:], *beside])}
+    grid = [cell for cell in [*cells, *others, *beside] if cell in made or not absent]
+    why = "MobileNetV2: unstable at step 3" if not absent else "the first draw was not run"
+    found: Any = score_tables.differences(
+        grid, made.get, ScoreSettings(n_draws=20), lack_of=lambda _: "unstable at step 3"
+    )
+    table: Any = score_tables.difference_table(found, SPLITS).droplevel(["outcome", "split", "part", 3])
+    assert table.loc["MobileNetV2", "AUROC, difference"] == f"not estimable ({why})"
+    assert table.loc["MobileNetV2", "p"] == "-"
+    assert table.loc["MobileNetV2", "ECGs"] == "40"
+    runs = found[(found.model == "mobilenetv2") & (found.metric == "auroc") & found.value.notna()].value
+    assert table.loc["MobileNetV2", "all runs"].startswith(f"{runs.mean():.3f} ± {runs.std():.3f}, ")
+    assert table.loc["MobileNetV2", "all runs"].endswith(", 2 runs")
+    assert "p, Holm, of 1" in table, "what was not tested is no member of the family"
+    assert "not estimable" not in table.loc["EfficientNet-Lite2", "AUROC, difference"]
+    few: Any = score_tables.fewer_labels_table(found.assign(reference_fraction=1.0), SPLITS)
+    assert set(few.xs("MobileNetV2", level="against")["as good, within 5 %"]) == {"-"}
+    claims = read_claims().set_index("id", drop=False)
+    claim = claims.loc[["auroc-stemi-1pct-test-over-least"]]
+    scores = pd.DataFrame(scored(cells[0], {"honest": 0.8}))
+    sure = found.assign(
+        percent_low=1, percent_high=20
+    )  # the network beside is beaten; each network cannot be
+    judged = judge(claim, scores, synthetic=False, comparable=True, differences=sure).iloc[0]
+    assert judged[["verdict", "reason"]].tolist() == ["not testable here", f"not estimable: {why}"]
+
+
+def test_one_other_run_stands_alone_where_the_first_lacks() -> None:
+    rows = scored(CELL, {"honest": 0}, estimable=False) + scored(replace(CELL, draw=1), {"honest": 0.8})
+    for table in (rows, rows[1:]):
+        shown: Any = score_tables.score_table(pd.DataFrame(table), SPLITS, "auroc")
+        assert shown["HeartBEiT"].tolist() == ["not estimable; 0.80 over 1 run"]
+
+
 def fewer_labels(outcome: str, low: float, high: float) -> dict[str, Any]:
-    """HeartBEiT with 10 % of the labels minus MobileNetV2 with all, whose score is .8."""
+    """HeartBEiT with 10 % of the labels minus MobileNetV2 with all, whose score is known to be .8."""
     cell = {"outcome": outcome, "model": "mobilenetv2", "kind": "head", "split": "seed42", "fraction": 0.1}
     cell |= {"reference_fraction": 1.0, "draw": 0, "seed": 0, "part": "test", "metric": "auprc"}
-    numbers = {"value": (low + high) / 2, "low": low, "high": high, "value_b": 0.8}
+    numbers = {"value": (low + high) / 2, "low": low, "high": high}
+    numbers |= dict(zip(PERCENT, (100 * number / 0.8 for number in numbers.values()), strict=True))
     return cell | numbers | {"n": 1234, "n_positive": 56}
 
 
