@@ -172,9 +172,9 @@ def judge(
     `scores`: as `protocols.score_cell` with the columns of the cell (outcome, model, split, fraction, draw;
     kind and seed if there are several). `differences`: as `comparisons.paired_difference` of HeartBEiT and
     `model`, with the same columns, `on_validation` (the other model's score there) and `reference_fraction`
-    where the other model had another fraction.
-    `distances`: the table of `domain_shift`. `counts`: `cohort_counts`. Of several runs the first draw and
-    seed is judged, fixed in advance; the range over all runs (runs_low, runs_high) stands beside it.
+    where the other model had another fraction. `distances`: the table of `domain_shift`. `counts`:
+    `cohort_counts`. Of several runs the first draw and seed is judged, fixed in advance, and no other where
+    it lacks; the range over all runs (runs_low, runs_high) stands beside it.
 
     The first rule that fits gives the verdict:
 
@@ -194,7 +194,7 @@ def judge(
 
     A claim about each other network, or each of CONVOLUTIONAL, gets the least of the verdicts on them, and
     shows that comparison; the least or largest margin over the others is judged against the one that is
-    strongest or weakest on validation. "Any" part means each part.
+    strongest or weakest on validation, of those with a score. "Any" part means each part.
 
     Returns the claims with ours, low, high (relative differences in percent), n, n_patients, n_positive,
     in_part, draw, seed, step, against (the model compared with), n_runs, runs_low, runs_high, protocol,
