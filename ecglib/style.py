@@ -14,7 +14,12 @@ from matplotlib.figure import Figure
 
 WIDTH_IN = 7.5  # the book's column
 DPI = 110
-TABLE_CSS = ".dataframe td, .dataframe th { text-align: left; vertical-align: top; }"
+TABLE_CSS = (
+    ".dataframe { font-size: 0.85em; } "
+    ".dataframe td, .dataframe th { text-align: left; vertical-align: top; padding: 0.3em 0.6em; }"
+)
+# A number with its interval or spread, which a narrow column must not tear apart.
+WITH_SPREAD = re.compile(r"[+-]?\d[\d.,]* (?:\([^()<>]{1,40}\)|± [\d.]+)")
 PAGE = re.compile(r"<td>((\d\d_\w+)\.html(?:#[\w-]+)?)</td>")  # a page of the book, and a heading on it
 P = ParamSpec("P")
 
@@ -133,6 +138,7 @@ class Table(pd.DataFrame):
         with pd.option_context("display.max_colwidth", None):
             table = shown.to_html(border=0, justify="left", max_rows=None, max_cols=None)
         table = PAGE.sub(r'<td><a href="\1">\2</a></td>', table)
+        table = WITH_SPREAD.sub(r'<span style="white-space: nowrap">\g<0></span>', table)
         return f'<div style="overflow-x: auto"><style>{TABLE_CSS}</style>{table}</div>'
 
 

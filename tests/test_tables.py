@@ -1,5 +1,6 @@
 """Tables of the pages hold what their sources hold, whole, and say what does not exist."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -655,6 +656,12 @@ def test_a_table_is_shown_whole() -> None:
     assert "..." not in html
     assert isinstance(table.assign(more=1), Table)
     assert pd.get_option("display.max_colwidth") == 50
+
+
+def test_a_number_and_its_interval_stay_on_one_line() -> None:
+    shown = Table({"AUROC": ["0.74 (0.69-0.78); 0.77 ± 0.02 over 20 runs", "not estimable (no run)"]})
+    kept = re.findall(r'<span style="white-space: nowrap">(.*?)</span>', shown._repr_html_())
+    assert kept == ["0.74 (0.69-0.78)", "0.77 ± 0.02"]
 
 
 def test_a_cell_that_names_a_page_is_a_link_and_no_other_text_is() -> None:
