@@ -164,7 +164,7 @@ def test_the_file_holds_the_other_claims(notes):
     assert set(zip(tenth["outcome"], tenth["fraction"], tenth["reference_fraction"], strict=True)) == {
         (outcome, 0.1, 1.0) for outcome in OUTCOMES.values()
     }
-    assert set(tenth["reference"]) == {"strongest_other"}
+    assert set(tenth["reference"]) == {"others"}
     words = claims.loc[claims["kind"] == "saliency", ["outcome", "fraction"]]
     at_both = {(outcome, fraction) for outcome in OUTCOMES.values() for fraction in (0.01, 1.0)}
     assert set(words.itertuples(index=False, name=None)) == at_both | {("", 0.01)}
