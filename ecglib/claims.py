@@ -21,7 +21,7 @@ TEXT_COLUMNS = ("id", "source", "kind", "outcome", "part", "model", "reference",
 NUMBER_COLUMNS = ("fraction", "reference_fraction", "paper_value", "paper_low", "paper_high")
 # A claim about "the others" is held against the models here that were pretrained on photographs; one about
 # "the CNNs" against the convolutional ones of them. A margin over the strongest is one over each of them.
-OTHERS, CNNS, WEAKEST = "others", "cnns", "weakest_other"
+ALL_OTHERS, CNNS, WEAKEST = "others", "cnns", "weakest_other"
 CONVOLUTIONAL = ("efficientnet_lite2", "mobilenetv2", "efficientnet_b4", "resnet152")
 CONTROLS = ("random", "heartbeit")  # never one of "the others"
 ANY_PART = "any"
@@ -30,7 +30,7 @@ IN_PERCENT = ("relative difference", "no difference", "at least as good")
 # margin on the scored part would find a margin where there is none.
 BY_VALIDATION = {
     ("relative difference", WEAKEST): min,
-    ("no difference", OTHERS): max,
+    ("no difference", ALL_OTHERS): max,
 }
 # About the paper's own smallest gain at 1 % of the labels (4.8 %): equality must be shown closer than that.
 EQUALITY_MARGIN = 5.0  # percent of the other model's score
@@ -286,7 +286,7 @@ def _find(claim: Row, results: _Results) -> tuple[Row, str]:
     if claim["outcome"] and claim["outcome"] not in results.outcomes():
         lack = f"no outcome {claim['outcome']} here"
     for name in (claim["model"], claim["reference"]):
-        if not lack and name and name not in {OTHERS, CNNS, WEAKEST} | results.models():
+        if not lack and name and name not in {ALL_OTHERS, CNNS, WEAKEST} | results.models():
             lack = f"no model {name} here"
     return ({}, lack) if lack else FINDERS[claim["kind"]](claim, results)
 
@@ -331,7 +331,7 @@ def _takes_in(reference: str, model: str) -> bool:
     """Whether a claim's reference is this model, or a group that it belongs to."""
     if reference == CNNS:
         return model in CONVOLUTIONAL
-    return model == reference or (reference in (OTHERS, WEAKEST) and model not in CONTROLS)
+    return model == reference or (reference in (ALL_OTHERS, WEAKEST) and model not in CONTROLS)
 
 
 def _find_distance(claim: Row, results: _Results) -> tuple[Row, str]:

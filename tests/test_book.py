@@ -120,6 +120,12 @@ def test_a_missing_page_is_refused(tmp_path: Path) -> None:
 # --- the source of a book ---
 
 
+@pytest.fixture(autouse=True)
+def _answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to the central claim takes seconds, and has tests of its own."""
+    monkeypatch.setattr(pages, "central_answer", lambda folder: f"**Answered** from {folder.name}.\n")
+
+
 def _files(toc: Any) -> list[str]:
     if isinstance(toc, list):
         return [file for entry in toc for file in _files(entry)]
@@ -270,6 +276,8 @@ def test_assembling_says_what_made_this_edition(tmp_path: Path) -> None:
     pages.assemble(_plan(tmp_path, _executed()), tmp_path / "book")
     text = (tmp_path / "book" / "book" / "this_run.md").read_text(encoding="utf-8")
     assert all(fact in text for fact in ("smoke", "Embedded synthetic cohort", "abc123", "1.5 minutes"))
+    answer = (tmp_path / "book" / "book" / "answer.md").read_text(encoding="utf-8")
+    assert answer == "**Answered** from ptbxl-tiny.\n"
     index = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
     assert "```{include} this_run.md\n```" in index
 
