@@ -152,18 +152,15 @@ def _each(answers: Sequence[Answer], text: Callable[[Answer], str]) -> str:
     return " and ".join(text(answer) for answer in answers)
 
 
-def _verdicts(answers: Sequence[Answer]) -> str:
-    of_one = " by this one draw" if answers[0].n_runs == 1 else ""
-    return _each(answers, lambda a: f"**{a.verdict}** for {_called(a.outcome)}") + of_one
+def _verdict(answer: Answer) -> str:
+    of_one = " by this one draw" if answer.n_runs == 1 else ""
+    return f"**{answer.verdict}** for {_called(answer.outcome)}{of_one}"
 
 
-def _gaps(answers: Sequence[Answer]) -> str:
-    """Differences to photographs, how they spread from draw to draw, and differences to random weights."""
-    gaps = _each(answers, lambda a: difference_text(*a.minus(a.photographs)))
-    spread = _each(answers, lambda a: f"{a.spread(a.photographs):.3f}")
-    of_draws = f", with a standard deviation from draw to draw of {spread}" if answers[0].n_runs > 1 else ""
-    untrained = _each(answers, lambda a: difference_text(*a.minus(a.untrained)))
-    return f"{gaps}{of_draws}, and to the same network with random weights {untrained}"
+def _gap(answer: Answer) -> str:
+    """Difference to photographs, and of several draws how it spreads from one to the other."""
+    spread = f" with a standard deviation from draw to draw of {answer.spread(answer.photographs):.3f}"
+    return difference_text(*answer.minus(answer.photographs)) + (spread if answer.n_runs > 1 else "")
 
 
 def _runs(answers: Sequence[Answer]) -> str:
@@ -183,8 +180,10 @@ def _sentence(answers: Sequence[Answer], how: str) -> str:
         answers, lambda a: f"{a.ours.value:.3f} for {_called(a.outcome)} ({a.ours.n_positive:,} positive)"
     )
     theirs = _each(answers, lambda a: f"{a.photographs.value:.3f} ({model_name(a.photographs.model)})")
+    untrained = _each(answers, lambda a: difference_text(*a.minus(a.untrained)))
+    verdicts, gaps = _each(answers, _verdict), _each(answers, _gap)
     return (
         f"HeartBEiT {how} ({_runs(answers)}) reaches an AUROC of {ours}, the best network pretrained on "
-        f"photographs {theirs}: the claim {_verdicts(answers)}; HeartBEiT's lead is {_gaps(answers)} "
-        f"({100 * answers[0].confidence:g} % intervals over patients)."
+        f"photographs {theirs}: the claim {verdicts}; HeartBEiT's lead is {gaps}, and to the same network "
+        f"with random weights {untrained} ({100 * answers[0].confidence:g} % intervals over patients)."
     )

@@ -17,11 +17,12 @@ from ecglib.audit import read_text_table
 from ecglib.checkpoints import ENCODER, read_checkpoint
 from ecglib.claims import CLAIMS_FILE
 from ecglib.classical import MODEL, TreeSettings, fit_trees
+from ecglib.comparisons import of_first_run
 from ecglib.datasets import CohortSettings
 from ecglib.grid import Cell
 from ecglib.metrics import ScoreSettings, auprc, trapezoid_auprc
 from ecglib.protocols import PROTOCOLS, choose_step, score_or_lack
-from ecglib.published import WEIGHTS
+from ecglib.published import WEIGHTS, published
 from ecglib.score_tables import NOT_ESTIMABLE, score_table
 from ecglib.splits import SPLITS, assign, label_fraction_rows
 from ecglib.study import LACKS_CLASS, PRETRAINING_SPLIT, Study
@@ -72,10 +73,10 @@ def seen_sentence(study: Study) -> str:
 def weights_table(weights: Path = WEIGHTS) -> Table:
     """What the files of the public weights say of the ECGs that they learnt from, by source."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
-    for path in sorted(weights.glob(f"*/{ENCODER}")):
-        for source, found in read_checkpoint(path).metadata.get("audit", {}).items():
+    for name in published(weights):
+        for source, found in read_checkpoint(weights / name / ENCODER).metadata.get("audit", {}).items():
             share = found["seen_of_seed42_test"]
-            rows[path.parent.name, source] = {
+            rows[name, source] = {
                 "ECGs seen": f"{found['records']:,}",
                 "patients seen": f"{found['patients']:,}",
                 "of folds 9, 10 and external": f"{found['records_of_folds_9_and_10']:,} ECGs, "
@@ -179,7 +180,7 @@ def baseline_scores(scores: pd.DataFrame, trees: pd.DataFrame, splits: Mapping[s
 
 
 def _first_runs(scores: pd.DataFrame) -> pd.DataFrame:
-    return scores.loc[(scores.kind == "finetuned") & (scores.draw == 0) & (scores.seed == 0)]
+    return scores.loc[(scores.kind == "finetuned") & of_first_run(scores)]
 
 
 def baseline_sentence(scores: pd.DataFrame, trees: pd.DataFrame, splits: Mapping[str, str]) -> str:

@@ -92,6 +92,17 @@ def test_a_verdict_of_one_draw_is_called_so(tmp_path: Path) -> None:
     assert np.isnan(answer.spread(answer.photographs))
 
 
+def test_each_outcome_is_told_by_its_own_draws() -> None:
+    several = Mean("mobilenetv2", np.array([0.7, 0.8]), np.full(10, 0.75), 0.75, 100, 20)
+    one = Answer("stemi", 0.01, 1, *(mean(value) for value in (0.8, 0.7, 0.6)), confidence=0.95)
+    two = Answer("mi_any", 0.01, 2, several, several, several, confidence=0.95)
+    for answers in ([one, two], [two, one]):
+        said = _sentence(answers, HOW["finetuned"])
+        assert "for STEMI by this one draw" in said
+        assert said.count("this one draw") == said.count("standard deviation") == 1
+        assert "nan" not in said
+
+
 def mean(value: float) -> Mean:
     return Mean("mobilenetv2", np.array([value]), np.full(10, value), value, 100, 20)
 
@@ -118,7 +129,7 @@ def test_the_answer_is_one_sentence_of_fine_tuned_networks_and_one_of_heads(tmp_
         by_hand(ours, "test") - by_hand(theirs, "test")
         for ours, theirs in zip(smallest["heartbeit"], smallest["efficientnet_lite2"], strict=True)
     ]
-    assert f"standard deviation from draw to draw of {np.std(gaps, ddof=1):.3f}," in heads
+    assert f"standard deviation from draw to draw of {np.std(gaps, ddof=1):.3f}, and" in heads
     shared = re.findall(r"[+-]\.?[\d.]+ \([^)]+\)", tuned)
     assert shared == re.findall(r"[+-]\.?[\d.]+ \([^)]+\)", heads), "the same predictions, the same numbers"
 
