@@ -1,5 +1,6 @@
 """What made a result: equal for equal makers, other for any change that matters."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -75,8 +76,17 @@ def test_code_hash_follows_imports_and_ignores_comments(package) -> None:
     assert package("a", b="from ecglib.a import f as g\n") != package("b")
 
 
-def test_code_hash_is_the_same_within_a_process() -> None:
-    assert code_hash("ecglib.filtering") == code_hash("ecglib.filtering")
+def test_each_module_is_read_once_however_many_import_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every page hashes them all; unparsed again for each module that imports it, the code took 13 s a page.
+    for cached in (code_hash, provenance._syntax):
+        cached.cache_clear()
+    read, unparse = [], ast.unparse
+    monkeypatch.setattr(ast, "unparse", lambda tree: read.append(id(tree)) or unparse(tree))
+    modules = [path.stem for path in Path(provenance.__file__).parent.glob("*.py") if path.stem != "__init__"]
+    for name in modules:
+        code_hash(f"ecglib.{name}")
+    assert len(modules) - len(provenance.NEUTRAL) <= len(read) <= len(modules)
+    assert len(set(read)) == len(read)
 
 
 def test_commit_names_this_checkout() -> None:
