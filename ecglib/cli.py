@@ -104,6 +104,12 @@ def reproduce(
     n: Annotated[int, typer.Option("--n", help="cells drawn at random")] = 3,
     seed: Annotated[int, typer.Option(help="of the draw")] = 0,
     results: ResultsOption = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="keep there what is made, so that a killed run goes on [default: deleted at the end]"
+        ),
+    ] = None,
 ) -> None:
     """Make some kept cells again from scratch and compare; exit code 1 where one is not the same.
 
@@ -113,7 +119,7 @@ def reproduce(
     from ecglib.datasets import DataPaths
     from ecglib.experiment import reproduce_cells
 
-    same = reproduce_cells(profile, DataPaths(data), results or kept_results(profile), n, seed)
+    same = reproduce_cells(profile, DataPaths(data), results or kept_results(profile), n, seed, folder)
     raise typer.Exit(0 if same else 1)
 
 

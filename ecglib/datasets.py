@@ -32,7 +32,7 @@ REMOVED_IN_1_0_3 = frozenset(
     | {13797, 13799, 15742, 18150}
 )
 N_RECORDS_1_0_3 = 21_799
-PTBXL_OUTCOMES = ("stemi", "mi_any")
+PTBXL_OUTCOMES = ("stemi", "mi_any", "acute_stemi")
 _PREVALENCE_1_0_3 = 0.0555  # of the definition paper_prevalence on all of 1.0.3
 _WAVEFORM_COLUMN = {100: "filename_lr", 500: "filename_hr"}
 _COLUMNS = (
@@ -241,6 +241,7 @@ def _ptbxl_manifest(table: pd.DataFrame, statements: pd.DataFrame, definition: s
             "device": [re.sub(r"\s+", " ", device).strip() for device in table.device.fillna("unknown")],
             "stemi": labels.stemi_label(table, statements, definition).to_numpy(),
             "mi_any": labels.mi_any(table, statements).to_numpy(),
+            "acute_stemi": labels.stemi_label(table, statements, "acute_clinical").to_numpy(),
         }
     )
     return ordered(manifest, PTBXL_OUTCOMES)

@@ -211,7 +211,9 @@ def _earlier(study: Study, folder: Path) -> KeptResults | None:
     except EcglibError as other:
         say(f"{folder}: what is there goes: {other}")
         return None
-    if _content(earlier.manifest) != _content(_manifest(study)):
+    # An outcome that the cohort had not then takes nothing from the cells of the others.
+    ours = _manifest(study).reindex(columns=earlier.manifest.columns)
+    if _content(earlier.manifest) != _content(ours):
         say(f"{folder}: what is there goes: it is of other ECGs or labels")
         return None
     cells = {c: made for c, made in earlier.cells.items() if made["model"] == study.model_key(c.model)}
@@ -234,17 +236,20 @@ def _made_by(study: Study, cell: Cell, folder: Path) -> dict[str, Any]:
 # --- trying kept cells again ---
 
 
-def reproduce_cells(name: str, data: DataPaths, results: Path, n: int, seed: int) -> bool:
+def reproduce_cells(
+    name: str, data: DataPaths, results: Path, n: int, seed: int, folder: Path | None = None
+) -> bool:
     """Make n kept cells, drawn at random, again from nothing; print how they compare; True where all agree.
 
     Drawn as `draw_cells` says. On the machine that made them scores must be equal to SAME_SCORE (and the
     rounding of kept heads); elsewhere the AUROC on test, at the step best on validation, to SAME_AUROC.
+    What is made stays in `folder`, from where a killed run goes on; None: it is deleted at the end.
     """
     profile = load_profile(name)
     require_weights(profile)
     kept = open_kept(profile, results)
     cells = draw_cells(kept, n, seed)
-    with _fresh_runs():
+    with _other_runs(folder):
         study = Study(profile, "05_finetuning", data=data)
         rows = [compare(cell, kept, study.predictions(cell)) for cell in cells]
     table = pd.DataFrame(rows)
@@ -253,11 +258,11 @@ def reproduce_cells(name: str, data: DataPaths, results: Path, n: int, seed: int
 
 
 @contextmanager
-def _fresh_runs() -> Iterator[None]:
-    """Results go to a folder of their own, which is deleted afterwards."""
+def _other_runs(folder: Path | None) -> Iterator[None]:
+    """Results go to that folder, or to a new one that is deleted afterwards, and not to the usual place."""
     before = os.environ.get("ECGLIB_RUNS")
-    with tempfile.TemporaryDirectory(prefix="ecglib-reproduce-") as folder:
-        os.environ["ECGLIB_RUNS"] = folder
+    with tempfile.TemporaryDirectory(prefix="ecglib-reproduce-") as passing:
+        os.environ["ECGLIB_RUNS"] = str(folder or passing)
         try:
             yield
         finally:

@@ -46,6 +46,7 @@ class GridSettings:
     head_models: tuple[str, ...] = ("heartbeit", "random", "efficientnet_lite2", "mobilenetv2")  # frozen
     head_fractions: tuple[float, ...] = (0.01, 0.1, 0.25, 0.5, 1.0)  # fractions for heads on frozen features
     head_draws: int = 1  # random draws of each fraction below 100 % for the heads
+    head_outcomes: tuple[str, ...] = ()  # outcomes that have heads on frozen features alone
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run, by name."""
@@ -82,6 +83,8 @@ class GridSettings:
         heads = _cells(
             outcome, "head", self.head_models, self.splits, self.head_fractions, (self.head_draws,), 1
         )
+        if outcome in self.head_outcomes:
+            return list(heads)
         finetuned = _cells(
             outcome, "finetuned", self.models, self.splits, self.fractions, self.draws, self.seeds
         )

@@ -126,8 +126,8 @@ class Study:
         """One row per ECG: the cohort's, with its faults, whether it is usable, and what was measured."""
         if self.kept:
             return self.kept.manifest
-        own = self.cohort.manifest
-        return own.join(self.images.manifest.drop(columns=list(own.columns)))
+        own = self.cohort.manifest  # which may have an outcome more than when the images were drawn
+        return own.join(self.images.manifest.drop(columns=list(own.columns), errors="ignore"))
 
     @cached_property
     def usable_rows(self) -> np.ndarray:

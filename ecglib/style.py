@@ -52,6 +52,7 @@ OUTCOME_NAMES = {
     "hcm": "HCM",
     "stemi": "STEMI",
     "mi_any": "Any infarction",
+    "acute_stemi": "Acute STEMI",
     "normal": "Normal or not",
     "paper_prevalence": "STEMI (paper_prevalence)",
     "early_repolarisation": "Early repolarisation",

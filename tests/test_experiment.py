@@ -269,6 +269,19 @@ def test_cells_of_other_weights_or_labels_do_not_stay(
         experiment.export_results(study, kept)
 
 
+def test_cells_stay_when_the_cohort_gets_another_outcome(
+    world: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = a_study(world)
+    monkeypatch.setattr(Study, "existing", lambda self, cell: None)
+    study.cohort.manifest.insert(6, "gout", 0)
+    before = KeptResults.open(kept).cells
+    assert experiment.export_results(study, kept) == 25
+    after = KeptResults.open(kept)
+    assert after.cells == before
+    assert "gout" in after.manifest
+
+
 def test_a_changed_file_is_named_in_one_line(world: Path, kept: Path) -> None:
     name = "stemi-official-finetuned-random.parquet"
     content = (kept / name).read_bytes()
@@ -496,6 +509,25 @@ def test_kept_cells_come_out_again_from_nothing(
     told = capsys.readouterr().out
     assert told.count("True") == 3
     assert "scores to 1e-05" in told
+
+
+def test_a_killed_attempt_goes_on_in_its_folder(
+    world: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = (str(world / "mine.yaml"), DataPaths(), made, 3, 1, tmp_path)
+    fit, fits = Study._finetune, []
+
+    def killed_at_the_second(self: Study, *arguments) -> pd.DataFrame:
+        fits.append(arguments)
+        if len(fits) == 2:
+            raise KeyboardInterrupt
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(Study, "_finetune", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.reproduce_cells(*again)
+    assert experiment.reproduce_cells(*again)
+    assert [arguments[0] for arguments in fits].count(fits[0][0]) == 1, "the first was made before"
 
 
 def test_the_draw_takes_heads_and_the_smallest_fraction(made: Path) -> None:

@@ -24,19 +24,24 @@ def test_ptbxl_tiny_runs_what_its_pages_claim(tiny: dict[str, list[Cell]]) -> No
     finetuned = [cell for cell in cells if cell.kind == "finetuned"]
     counts = Counter((c.outcome, c.split, c.fraction) for c in finetuned if c.model == "heartbeit")
     assert counts == {
-        **{(outcome, "official", f): n for outcome in tiny for f, n in ((0.01, 3), (0.1, 2), (1.0, 1))},
+        **{
+            (outcome, "official", f): n
+            for outcome in ("stemi", "mi_any")
+            for f, n in ((0.01, 3), (0.1, 2), (1.0, 1))
+        },
         ("stemi", "seed42", 0.01): 1,
         ("stemi", "seed42", 1.0): 1,
     }
     assert len(finetuned) == 56
     assert {cell.seed for cell in finetuned} == {0}
     heads = [cell for cell in cells if cell.kind == "head"]
-    assert Counter(c.fraction for c in heads) == dict.fromkeys((0.01, 0.1, 0.25, 0.5), 160) | {1.0: 8}
+    assert Counter(c.fraction for c in heads) == dict.fromkeys((0.01, 0.1, 0.25, 0.5), 240) | {1.0: 12}
     assert {cell.split for cell in heads} == {"official"}
     assert set(Counter(c.model for c in finetuned).values()) == {14}
 
 
 def test_a_part_of_the_grid_is_already_a_result(tiny: dict[str, list[Cell]]) -> None:
+    assert {cell.kind for cell in tiny.pop("acute_stemi")} == {"head"}
     for cells in tiny.values():
         kinds = [kind for kind, _ in itertools.groupby(cells, lambda cell: cell.kind)]
         assert kinds == ["head", "finetuned"], "what is cheap comes first"

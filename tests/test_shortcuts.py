@@ -99,8 +99,9 @@ def test_ptbxl_has_every_definition_of_stemi(ptbxl_subset: Path) -> None:
     settings = CohortSettings(source="ptbxl", stemi_definition="acute_clinical")
     cohort = open_cohort(settings, ptbxl_subset)
     labels = labels_by_name(cohort, ptbxl_subset)
-    assert set(labels) == {"stemi", "mi_any", *STEMI_DEFINITIONS}
+    assert set(labels) == {"stemi", "mi_any", "acute_stemi", *STEMI_DEFINITIONS}
     assert (labels["stemi"] == labels["acute_clinical"]).all()
+    assert (labels["acute_stemi"] == labels["acute_clinical"]).all()
     for definition in ("acute_strict", "paper_prevalence"):
         other = open_cohort(CohortSettings(source="ptbxl", stemi_definition=definition), ptbxl_subset)
         assert (labels[definition] == other.manifest.stemi).all()
