@@ -138,19 +138,29 @@ def load_profile(name: str, overrides: str | Iterable[str] = ()) -> Profile:
         raise EcglibError(f"{path.name}: not a YAML file ({str(error).splitlines()[0]}); mend it") from error
     if not isinstance(content, dict) or not {"description", "outcomes"} <= content.keys():
         raise EcglibError(f"{path.name}: a profile needs the keys 'description' and 'outcomes'; add them")
-    description, outcomes = str(content.pop("description")), tuple(content.pop("outcomes"))
-    shows = tuple(content.pop("shows", ()))
+    description = str(content.pop("description"))
+    outcomes, shows = (_names(path, key, content.pop(key, [])) for key in ("outcomes", "shows"))
     changed = parse_overrides(overrides)
     values: dict[str, dict[str, Any]] = {notebook: {} for notebook in NOTEBOOKS}
     for source in (content, changed):
         for notebook, settings in source.items():
             _require_known(notebook, NOTEBOOKS, "notebook")
+            if not isinstance(settings, dict | None):
+                raise EcglibError(
+                    f"{path.name}: {notebook}: {settings} must be lines of SETTING: VALUE; mend it"
+                )
             for setting, value in (settings or {}).items():
                 values[notebook][setting] = _cast(notebook, setting, value)
     profile = Profile(path.stem, name, description, outcomes, values, changed, shows)
     profile.all_settings(NOTEBOOKS)  # each dataclass checks its values
     _require_effect(profile)
     return profile
+
+
+def _names(path: Path, key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise EcglibError(f"{path.name}: {key}: {value} must be a list of names, such as [stemi]; mend it")
+    return tuple(value)
 
 
 def _require_effect(profile: Profile) -> None:

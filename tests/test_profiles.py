@@ -64,6 +64,12 @@ def test_wrong_override_is_refused_in_one_line(override: str, message: str) -> N
         ("outcomes: [stemi]\n", "description"),
         ("a: [b\n", "not a YAML file"),
         ("description: d\noutcomes: [stemi]\n05_finetuning:\n  stepz: 3\n", "'stepz'"),
+        ("description: d\noutcomes: stemi\n", "outcomes: stemi must be a list of names"),
+        ("description: d\noutcomes: [stemi]\nshows: ptbxl-tiny\n", "shows: ptbxl-tiny must be a list"),
+        (
+            "description: d\noutcomes: [stemi]\n05_finetuning: 3\n",
+            "05_finetuning: 3 must be lines of SETTING",
+        ),
     ],
 )
 def test_wrong_profile_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
