@@ -149,7 +149,8 @@ def _called(outcome: str) -> str:
 
 
 def _each(answers: Sequence[Answer], text: Callable[[Answer], str]) -> str:
-    return " and ".join(text(answer) for answer in answers)
+    *first, last = map(text, answers)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _verdict(answer: Answer) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -101,6 +102,8 @@ def test_each_outcome_is_told_by_its_own_draws() -> None:
         assert "for STEMI by this one draw" in said
         assert said.count("this one draw") == said.count("standard deviation") == 1
         assert "nan" not in said
+    said = _sentence([one, two, replace(two, outcome="acute_stemi")], HOW["head"])
+    assert "0.800 for STEMI (20 positive), 0.750 for any infarction (20 positive) and 0.750 for acute" in said
 
 
 def mean(value: float) -> Mean:
