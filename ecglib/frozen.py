@@ -25,7 +25,7 @@ from ecglib.probe import Heads, cache_features, features_by_layer
 from ecglib.progress import track
 from ecglib.provenance import atomic_path, commit, digest, machine
 from ecglib.published import LAYERS, PROBES, PROBES_MADE, Pretrained, load
-from ecglib.recipes import draw_corpus
+from ecglib.recipes import draw_ptbxl
 from ecglib.resampling import mean_auroc_draws
 from ecglib.shards import ImageStore
 from ecglib.splits import assign
@@ -154,7 +154,7 @@ def probe_weights(name: str, data: Path, runs: Path, weights: Path | None = None
     """
     model = load(name, weights)
     made = _already_made(model)
-    images = draw_corpus(data, runs / "images").sources[0].images
+    images = draw_ptbxl(data, runs / "images").images
     probes = Probes.of_ptbxl(images, data, runs / "features")
     here = {"commit": commit(), "machine": machine()}  # before a table is added to the working tree
     for file, make in {PROBES: probes.compare, LAYERS: probes.by_layer}.items():

@@ -115,16 +115,20 @@ def _audit(manifest: pd.DataFrame, parts: np.ndarray) -> dict[str, Any]:
 
 def draw_corpus(data: Path, folder: Path) -> Corpus:
     """Draw PTB-XL in the folder `data`, and generated ECGs, into `folder`."""
-    filters, image = FilterSettings(), ImageSettings()
+    return Corpus((draw_ptbxl(data, folder), _draw(open_cohort(GENERATED), folder / "generated")))
 
-    def draw(name: str, cohort: Cohort) -> Source:
-        write_images(cohort, filters, image, folder / name)
-        return Source(cohort.name, ImageStore.open(folder / name))
 
-    ptbxl = open_cohort(CohortSettings(source="ptbxl"), data)
-    if not ptbxl.comparable:
-        raise EcglibError(f"{data} holds {ptbxl.name}: the public weights learn from all of PTB-XL")
-    return Corpus((draw("ptbxl", ptbxl), draw("generated", open_cohort(GENERATED))))
+def draw_ptbxl(data: Path, folder: Path) -> Source:
+    """The first source alone, in its place in the corpus. EcglibError where `data` is not all of PTB-XL."""
+    cohort = open_cohort(CohortSettings(source="ptbxl"), data)
+    if not cohort.comparable:
+        raise EcglibError(f"{data} holds {cohort.name}: the public weights learn from all of PTB-XL")
+    return _draw(cohort, folder / "ptbxl")
+
+
+def _draw(cohort: Cohort, folder: Path) -> Source:
+    write_images(cohort, FilterSettings(), ImageSettings(), folder)
+    return Source(cohort.name, ImageStore.open(folder))
 
 
 def make_tokens(
