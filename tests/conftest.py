@@ -1,10 +1,14 @@
 """Fixtures that every test file shares: real data where it exists, one thread, no network."""
 
 import contextlib
+import datetime
+import itertools
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pandas as pd
@@ -16,6 +20,41 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # A law holds however busy the machine is.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--keep-figures", metavar="FILE", help="write there what each test found, and where")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Keep outcomes, seconds and what tests recorded as a page of the book; cases of one test together."""
+    if not (path := config.getoption("--keep-figures")):
+        return
+    from ecglib.provenance import commit, machine
+
+    here, tests = machine(), {}
+    for report in itertools.chain(*terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            tests.setdefault(report.nodeid.partition("[")[0], []).append(report)
+    lines = [
+        "# Slow checks",
+        "",
+        "Checks that take longer than a minute, as `make test-slow` last found them: on "
+        f"{datetime.date.today():%d %B %Y}, commit {commit()}, {here['processor']}, {here['cores']} cores.",
+        "",
+        "| Check | Outcome | Seconds | Figures |",
+        "|---|---|---:|---|",
+        *(_line(name, reports) for name, reports in tests.items()),
+    ]
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _line(name: str, reports: list[pytest.TestReport]) -> str:
+    told = [report for report in reports if report.when == "call" or report.outcome != "passed"]
+    outcomes = ", ".join(f"{n} {outcome}" for outcome, n in Counter(r.outcome for r in told).items())
+    figures = "; ".join(f"{key}: {value}" for report in told for key, value in report.user_properties)
+    words = name.partition("::test_")[2].replace("_", " ")
+    return f"| {words} | {outcomes} | {sum(r.duration for r in reports):.0f} | {figures} |"
 
 
 @pytest.fixture(scope="session", autouse=True)
