@@ -121,10 +121,14 @@ class Plot(Figure):
         return stream.getvalue()
 
 
+NO_ROWS = "No rows: nothing of this kind was run, or nothing is estimable."
+
+
 class Table(pd.DataFrame):
     """A table that a notebook shows whole: no row, column or word cut short, text at the left.
 
-    A cell that names a page of the book, such as `01_cohorts.html#a-heading`, is a link to it.
+    A cell that names a page of the book, such as `01_cohorts.html#a-heading`, is a link to it. Instead of a
+    table without rows it shows NO_ROWS.
     """
 
     @property
@@ -133,6 +137,8 @@ class Table(pd.DataFrame):
 
     def _repr_html_(self) -> str:
         """What Jupyter shows."""
+        if self.empty:
+            return f"<p>{NO_ROWS}</p>"
         shown = pd.DataFrame(self)
         if shown.index.nlevels == 1 and shown.columns.nlevels == 1:  # one line of headings
             shown = shown.rename_axis(index=None, columns=shown.index.name)

@@ -26,7 +26,7 @@ from ecglib.protocols import score_cell
 from ecglib.quality import FAULTS, QualitySettings
 from ecglib.records import LEADS_8
 from ecglib.splits import assign
-from ecglib.style import Table, split_name
+from ecglib.style import NO_ROWS, Table, split_name
 from ecglib.synthetic import KINDS
 
 CELL = Cell("stemi", "heartbeit", "finetuned", "official", 1.0, 0, 0)
@@ -656,6 +656,10 @@ def test_a_table_is_shown_whole() -> None:
     assert "..." not in html
     assert isinstance(table.assign(more=1), Table)
     assert pd.get_option("display.max_colwidth") == 50
+
+
+def test_a_table_without_rows_says_so() -> None:
+    assert Table(pd.DataFrame({"AUROC": []}))._repr_html_() == f"<p>{NO_ROWS}</p>"
 
 
 def test_a_number_and_its_interval_stay_on_one_line() -> None:
