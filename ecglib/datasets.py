@@ -33,6 +33,7 @@ REMOVED_IN_1_0_3 = frozenset(
 )
 N_RECORDS_1_0_3 = 21_799
 PTBXL_OUTCOMES = ("stemi", "mi_any", "acute_stemi")
+ACUTE = "acute_clinical"  # the definition of the last one
 _PREVALENCE_1_0_3 = 0.0555  # of the definition paper_prevalence on all of 1.0.3
 _WAVEFORM_COLUMN = {100: "filename_lr", 500: "filename_hr"}
 _COLUMNS = (
@@ -214,8 +215,16 @@ def _open_ptbxl(settings: CohortSettings, data_dir: Path) -> Cohort:
         comparable=len(table) == N_RECORDS_1_0_3,
         fingerprint=_folder_fingerprint(data_dir, paths),
         waveforms=_Folder(data_dir, paths, tuple(manifest.record_id), tuple(manifest.patient_id)),
-        origins=dict.fromkeys(PTBXL_OUTCOMES, "from PTB-XL's own codes"),
+        origins=_ptbxl_origins(settings.stemi_definition),
     )
+
+
+def _ptbxl_origins(definition: str) -> dict[str, str]:
+    rules = dict(zip(PTBXL_OUTCOMES, (definition, "mi_any", ACUTE), strict=True))
+    return {
+        outcome: f"from PTB-XL's own table, rule {rule} ({labels.rule_words(rule)})"
+        for outcome, rule in rules.items()
+    }
 
 
 def _ptbxl_name(n_records: int, has_removed: bool, prevalence: float) -> str:
@@ -241,7 +250,7 @@ def _ptbxl_manifest(table: pd.DataFrame, statements: pd.DataFrame, definition: s
             "device": [re.sub(r"\s+", " ", device).strip() for device in table.device.fillna("unknown")],
             "stemi": labels.stemi_label(table, statements, definition).to_numpy(),
             "mi_any": labels.mi_any(table, statements).to_numpy(),
-            "acute_stemi": labels.stemi_label(table, statements, "acute_clinical").to_numpy(),
+            "acute_stemi": labels.stemi_label(table, statements, ACUTE).to_numpy(),
         }
     )
     return ordered(manifest, PTBXL_OUTCOMES)

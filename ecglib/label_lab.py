@@ -6,7 +6,6 @@ table has one definition of each of its outcomes; where it says nothing of an EC
 no share.
 """
 
-import inspect
 import itertools
 
 import numpy as np
@@ -20,7 +19,7 @@ from ecglib.cohort import Cohort
 from ecglib.datasets import CohortSettings, read_ptbxl_rows, read_scp_statements
 from ecglib.errors import EcglibError
 from ecglib.grid import Cell, GridSettings
-from ecglib.labels import ELEVATION_WORDS, STEMI_DEFINITIONS, LabSettings, stemi_labels
+from ecglib.labels import ELEVATION_WORDS, STEMI_DEFINITIONS, LabSettings, rule_words, stemi_labels
 from ecglib.metrics import ScoreSettings
 from ecglib.protocols import score_or_lack
 from ecglib.splits import assign
@@ -136,7 +135,7 @@ def _percent(own: np.ndarray) -> str:
 
 def _rule(name: str) -> str:
     if name in STEMI_DEFINITIONS:
-        return str(inspect.getdoc(STEMI_DEFINITIONS[name])).split(":")[0]
+        return rule_words(name)
     return EMBEDDED.get(name, "As the table says")
 
 

@@ -7,6 +7,7 @@ acute ones are nearer to STEMI but rarer.
 """
 
 import ast
+import inspect
 import math
 from collections.abc import Callable, Set
 from dataclasses import dataclass
@@ -96,6 +97,11 @@ class LabSettings:
     """What the label lab looks at closely."""
 
     definition: str = ""  # a definition of the page's first table; empty: the one the study is run with
+
+
+def rule_words(definition: str) -> str:
+    """What a definition of STEMI asks of an ECG, without a full stop."""
+    return str(inspect.getdoc(STEMI_DEFINITIONS[definition])).split(":")[0]
 
 
 def stemi_label(table: pd.DataFrame, scp_statements: pd.DataFrame, definition: str) -> pd.Series:

@@ -92,12 +92,13 @@ def source_sentence(cohort: Cohort) -> str:
 
 
 def outcome_sentence(cohort: Cohort, outcome: str) -> str:
-    """Which outcome, of which ECGs, how common; and whose ECGs they are not."""
+    """Which outcome, of which ECGs, how common, labelled by what; and whose ECGs they are not."""
     marked = known_labels(cohort.manifest, outcome)
+    origin = f" Label: {cohort.origins[outcome]}." if outcome in cohort.origins else ""
     warning = " **The ECGs and their labels are synthetic.**" if cohort.synthetic else ""
     return (
         f"> **{outcome_name(outcome)}** in {cohort.name}: {marked.sum():,} of {len(marked):,} ECGs "
-        f"({100 * marked.mean():.1f} %) have it.{warning}"
+        f"({100 * marked.mean():.1f} %) have it.{origin}{warning}"
     )
 
 

@@ -119,6 +119,8 @@ def test_ptbxl_manifest(tmp_path: Path) -> None:
     assert list(manifest.site[:2]) == ["3", "unknown"]
     assert manifest.device[0] == "AT-6 6"
     assert list(manifest.mi_any) == [0, 0, 1] * 4
+    assert "rule paper_prevalence (Certain ischaemia with a site" in cohort.origins["stemi"]
+    assert "rule acute_clinical (Injury, ST elevation" in cohort.origins["acute_stemi"]
     assert not manifest.external.any()
     assert cohort.evidence([0]) is None
     record = cohort.read_many([4, 1])[0]

@@ -84,6 +84,7 @@ def test_cohort_table_leaves_out_what_nobody_labelled_and_what_is_excluded(cohor
 def test_synthetic_ecgs_are_said_to_be_synthetic_loudly(cohort: Cohort) -> None:
     assert "synthetic" in tables.source_sentence(cohort)
     assert "synthetic" in tables.outcome_sentence(cohort, "hcm")
+    assert "Label: put into the beats by code." in tables.outcome_sentence(cohort, "hcm")
     real = replace(cohort, synthetic=False, name="PTB-XL 1.0.3", comparable=True)
     assert "synthetic" not in tables.source_sentence(real) + tables.outcome_sentence(real, "hcm")
     assert "not PTB-XL's" in tables.source_sentence(replace(real, comparable=False))
