@@ -14,7 +14,7 @@ from ecglib.grid import Cell
 from ecglib.intervals import percentile
 from ecglib.metrics import ScoreSettings, auroc
 from ecglib.protocols import read
-from ecglib.resampling import mean_auroc_draws
+from ecglib.resampling import auroc_draws, mean_of_drawn_runs
 from ecglib.results import CELLS, KeptResults
 from ecglib.style import difference_text, model_name, outcome_name
 
@@ -36,7 +36,9 @@ class Mean:
 
     model: str
     values: np.ndarray  # AUROC of each draw of the labels
-    draws: np.ndarray  # (n_draws,) of the bootstrap over patients, the same for all models
+    draws: (
+        np.ndarray
+    )  # (n_draws,) of the bootstrap over patients and draws of the labels
     on_validation: float
     n: int  # ECGs of test
     n_positive: int
@@ -132,10 +134,11 @@ def _mean(kept: KeptResults, model: str, cells: Sequence[Cell], settings: ScoreS
         [read(table, "honest", part).arrays for table in predictions] for part in (PART, "validation")
     )
     y_true, _, patients = tested[0]
+    draws = auroc_draws(y_true, [score for _, score, _ in tested], patients, settings)
     return Mean(
         model,
         np.array([auroc(y, score) for y, score, _ in tested]),
-        mean_auroc_draws(y_true, [score for _, score, _ in tested], patients, settings),
+        mean_of_drawn_runs(draws, settings.seed),
         float(np.mean([auroc(y, score) for y, score, _ in validated])),
         len(y_true),
         int(y_true.sum()),
@@ -183,8 +186,9 @@ def _sentence(answers: Sequence[Answer], how: str) -> str:
     theirs = _each(answers, lambda a: f"{a.photographs.value:.3f} ({model_name(a.photographs.model)})")
     untrained = _each(answers, lambda a: difference_text(*a.minus(a.untrained)))
     verdicts, gaps = _each(answers, _verdict), _each(answers, _gap)
+    over = "patients and draws" if any(answer.n_runs > 1 for answer in answers) else "patients"
     return (
         f"HeartBEiT {how} ({_runs(answers)}) reaches an AUROC of {ours}, the best network pretrained on "
         f"photographs {theirs}: the claim {verdicts}; HeartBEiT's lead is {gaps}, and to the same network "
-        f"with random weights {untrained} ({100 * answers[0].confidence:g} % intervals over patients)."
+        f"with random weights {untrained} ({100 * answers[0].confidence:g} % intervals over {over})."
     )

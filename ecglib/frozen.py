@@ -26,7 +26,7 @@ from ecglib.progress import track
 from ecglib.provenance import atomic_path, commit, digest, machine
 from ecglib.published import LAYERS, PROBES, PROBES_MADE, Pretrained, load
 from ecglib.recipes import draw_ptbxl
-from ecglib.resampling import mean_auroc_draws
+from ecglib.resampling import auroc_draws
 from ecglib.shards import ImageStore
 from ecglib.splits import assign
 
@@ -123,8 +123,8 @@ class Probes:
 def judge(heads: Heads, features: np.ndarray, settings: ScoreSettings) -> tuple[np.ndarray, np.ndarray]:
     """Features (n rows, d) -> AUROC of each draw's head, and the mean's bootstrap draws, by patient."""
     scores, scored = heads.scores(features), heads.scored
-    resampled = mean_auroc_draws(heads.y[scored], scores, heads.patients[scored], settings)
-    return heads.aurocs(scores), resampled
+    resampled = auroc_draws(heads.y[scored], scores, heads.patients[scored], settings)
+    return heads.aurocs(scores), resampled.mean(axis=0)
 
 
 def beside_random(

@@ -38,13 +38,23 @@ def spread_scores(
     return {m: {"value": values[m], **spread(draws[m].to_numpy(), settings)} for m in METRICS}
 
 
-def mean_auroc_draws(
+def auroc_draws(
     y_true: np.ndarray, scores: Sequence[np.ndarray], groups: np.ndarray, settings: ScoreSettings
 ) -> np.ndarray:
-    """Mean AUROC over several models' scores (n,) of the same records, for each draw of the patients."""
+    """AUROC (n_runs, n_draws) of several runs' scores (n,) of the same records, for each draw of patients."""
     rng = np.random.default_rng(settings.seed)
     auroc, _ = bootstrap_steps(y_true, np.stack(scores), groups, settings.n_draws, rng)
-    return auroc[:, 1:].mean(axis=0)
+    return auroc[:, 1:]
+
+
+def mean_of_drawn_runs(draws: np.ndarray, seed: int) -> np.ndarray:
+    """Mean (n_draws,) of as many runs, drawn with replacement, of (n_runs, n_draws): each draw its own.
+
+    Over both patients and runs, then: how far the mean over runs is known, not those runs alone. The same
+    seed draws the same runs, so that two models that were run on the same labels stay paired.
+    """
+    drawn = np.random.default_rng(seed).integers(len(draws), size=draws.shape)
+    return np.take_along_axis(draws, drawn, axis=0).mean(axis=0)
 
 
 def spread(values: np.ndarray, settings: ScoreSettings) -> dict[str, float]:

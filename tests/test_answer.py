@@ -73,6 +73,7 @@ def test_the_numbers_are_means_over_draws_at_the_smallest_fraction(tmp_path: Pat
     assert f"{mean[best]:.3f} ({model_name(best)})" in said
     assert f"{mean['heartbeit'] - mean[best]:+.3f} (" in said
     assert f"{mean['heartbeit'] - mean['random']:+.3f} (" in said
+    assert "(95 % intervals over patients and draws)." in said
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,7 @@ def test_a_verdict_of_one_draw_is_called_so(tmp_path: Path) -> None:
     assert "one draw of the labels" in said
     assert "**holds** for STEMI by this one draw" in said
     assert "standard deviation" not in said
+    assert "(95 % intervals over patients)." in said
     assert np.isnan(answer.spread(answer.photographs))
 
 

@@ -1,10 +1,11 @@
 """Weights of the bootstrap are the draws of `metrics.bootstrap`."""
 
 import numpy as np
+import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ecglib.metrics import ScoreSettings, bootstrap
-from ecglib.resampling import record_weights, spread, spread_scores
+from ecglib.resampling import mean_of_drawn_runs, record_weights, spread, spread_scores
 
 SETTINGS = ScoreSettings(n_draws=40, seed=3)
 
@@ -40,3 +41,17 @@ def test_scores_that_part_the_classes_have_no_interval_and_equal_scores_do() -> 
 def test_a_draw_without_a_number_leaves_no_interval() -> None:
     assert np.isnan(spread(np.array([0.1, np.nan, 0.3]), SETTINGS)["low"])
     assert spread(np.full(5, 0.25), SETTINGS) == {"low": 0.25, "high": 0.25}
+
+
+def test_the_mean_of_drawn_runs_varies_as_runs_do() -> None:
+    runs = np.array([0.70, 0.74, 0.81, 0.65, 0.78])
+    drawn = mean_of_drawn_runs(np.repeat(runs[:, None], 20_000, axis=1), seed=0)
+    assert drawn.mean() == pytest.approx(runs.mean(), abs=0.001)
+    assert drawn.std() == pytest.approx(runs.std() / np.sqrt(5), rel=0.03)
+
+
+def test_two_models_are_compared_on_the_same_drawn_runs() -> None:
+    ours, theirs = np.random.default_rng(0).normal(size=(2, 4, 100))
+    paired = mean_of_drawn_runs(ours, 7) - mean_of_drawn_runs(theirs, 7)
+    np.testing.assert_allclose(paired, mean_of_drawn_runs(ours - theirs, 7))
+    np.testing.assert_array_equal(mean_of_drawn_runs(ours[:1], 7), ours[0], "of one run there is no other")
