@@ -36,9 +36,7 @@ class Mean:
 
     model: str
     values: np.ndarray  # AUROC of each draw of the labels
-    draws: (
-        np.ndarray
-    )  # (n_draws,) of the bootstrap over patients and draws of the labels
+    draws: np.ndarray  # (n_draws,) of the bootstrap over patients and draws of the labels
     on_validation: float
     n: int  # ECGs of test
     n_positive: int

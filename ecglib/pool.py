@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.queues import Queue
 from typing import Any, TypeVar
 
 from ecglib.errors import EcglibError
@@ -35,11 +36,19 @@ def in_order(
         return
     # Spawned, not forked: a fork would copy the locks of the parent's threads (torch, OpenCV) in any state.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(n_workers, context, initializer=_start_worker, initargs=(work,))
+    # By a queue: with a large argument a parent waits for ever on a process that dies while it starts.
+    tasks = context.Queue()
+    tasks.cancel_join_thread()
+    for _ in range(n_workers):
+        tasks.put(work)
+    pool = ProcessPoolExecutor(n_workers, context, initializer=_start_worker, initargs=(tasks,))
     try:
         yield _results(pool, chunks, _AHEAD * n_workers)
     except BrokenProcessPool as error:
-        raise EcglibError("a process at work on ECGs was killed (out of memory?); run it again") from error
+        raise EcglibError(
+            "a process at work on ECGs was killed (out of memory?); run it again. A script that calls ecglib "
+            'must do so under `if __name__ == "__main__":`'
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -57,9 +66,9 @@ def _results(pool: ProcessPoolExecutor, chunks: Sequence[Any], ahead: int) -> It
 _worker: list[Callable[[Any], Any]] = []  # set once in each process, so that it is not sent with every chunk
 
 
-def _start_worker(work: Callable[[Any], Any]) -> None:
-    _worker.append(work)
+def _start_worker(tasks: "Queue[Callable[[Any], Any]]") -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker.append(tasks.get())
 
 
 def _end_with_parent() -> None:

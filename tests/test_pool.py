@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -64,3 +65,16 @@ def test_processes_end_with_a_killed_parent() -> None:
     while any(worker.is_running() for worker in workers) and time.time() < deadline:
         time.sleep(0.05)
     assert not any(worker.is_running() for worker in workers)
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+    # Each process imports the script, would start processes of its own, and dies before it has read its work.
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import functools, math\nfrom ecglib.pool import in_order\n"
+        "large = functools.partial(math.log, bytearray(10**6))\n"
+        "with in_order(large, range(50), 2) as roots:\n    list(roots)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert 'under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
