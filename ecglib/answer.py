@@ -161,8 +161,10 @@ def _verdict(answer: Answer) -> str:
 
 def _gap(answer: Answer) -> str:
     """Difference to photographs, and of several draws how it spreads from one to the other."""
-    spread = f" with a standard deviation from draw to draw of {answer.spread(answer.photographs):.3f}"
-    return difference_text(*answer.minus(answer.photographs)) + (spread if answer.n_runs > 1 else "")
+    gap = difference_text(*answer.minus(answer.photographs))
+    if answer.n_runs == 1:
+        return gap
+    return f"{gap.removesuffix(')')}; SD over draws {answer.spread(answer.photographs):.3f})"
 
 
 def _runs(answers: Sequence[Answer]) -> str:

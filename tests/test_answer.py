@@ -90,7 +90,7 @@ def test_a_verdict_of_one_draw_is_called_so(tmp_path: Path) -> None:
     said = _sentence([answer], HOW["finetuned"])
     assert "one draw of the labels" in said
     assert "**holds** for STEMI by this one draw" in said
-    assert "standard deviation" not in said
+    assert "SD over draws" not in said
     assert "(95 % intervals over patients)." in said
     assert np.isnan(answer.spread(answer.photographs))
 
@@ -102,7 +102,7 @@ def test_each_outcome_is_told_by_its_own_draws() -> None:
     for answers in ([one, two], [two, one]):
         said = _sentence(answers, HOW["finetuned"])
         assert "for STEMI by this one draw" in said
-        assert said.count("this one draw") == said.count("standard deviation") == 1
+        assert said.count("this one draw") == said.count("SD over draws") == 1
         assert "nan" not in said
     said = _sentence([one, two, replace(two, outcome="acute_stemi")], HOW["head"])
     assert "0.800 for STEMI (20 positive), 0.750 for any infarction (20 positive) and 0.750 for acute" in said
