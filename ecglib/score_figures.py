@@ -35,6 +35,7 @@ from ecglib.style import (
 )
 
 TITLE_WIDTH = 34  # characters that fit above one of two panels
+NO_SCORES = "No scores: nothing of this kind was run yet, or nothing is estimable."
 
 
 @styled
@@ -231,6 +232,8 @@ def _places(table: pd.DataFrame, keys: list[str]) -> pd.Series:
 
 
 def _filled_and_hollow(figure: Plot, names: Sequence[str]) -> Plot:
+    if not figure.axes:
+        return figure
     faces = (INK, "white")
     handles = [Line2D([], [], marker="o", color=INK, markerfacecolor=face, linestyle="") for face in faces]
     figure.legend(handles, names, loc="outside upper left", ncols=2)
@@ -258,13 +261,14 @@ def _panels(
     """One panel for each split and part of a table of scores, two in a row; its title says of which ECGs."""
     panels = _by_panel(table)
     keys = [key for key, _ in panels]
-    columns = min(2, max(1, len(keys)))
-    lines = -(-len(keys) // columns) or 1
+    if not keys:
+        figure = new_plot(0.4, 5.2)
+        figure.text(0.02, 0.5, NO_SCORES, va="center", color=INK)
+        return figure, []
+    columns = min(2, len(keys))
+    lines = -(-len(keys) // columns)
     figure = new_plot(height * lines, 7.5 if columns == 2 else 5.2)
     axes = list(np.ravel(figure.subplots(lines, columns, sharex=sharex, sharey=True, squeeze=False)))
-    if not keys:
-        axes[0].set(xlabel=xlabel, ylabel=ylabel, title="No scores: not run yet, or not estimable")
-        return figure, []
     for ax, ((split, part), rows) in zip(axes, panels, strict=False):
         lines = [f"{PART_NAMES[part]}, {splits[split]}", *_of_which_ecgs(rows)]
         ax.set(xlabel=xlabel, ylabel=ylabel)

@@ -134,7 +134,7 @@ def test_the_answer_is_one_sentence_of_fine_tuned_networks_and_one_of_heads(tmp_
         by_hand(ours, "test") - by_hand(theirs, "test")
         for ours, theirs in zip(smallest["heartbeit"], smallest["efficientnet_lite2"], strict=True)
     ]
-    assert f"standard deviation from draw to draw of {np.std(gaps, ddof=1):.3f}, and" in heads
+    assert f"; SD over draws {np.std(gaps, ddof=1):.3f}), and" in heads
     shared = re.findall(r"[+-]\.?[\d.]+ \([^)]+\)", tuned)
     assert shared == re.findall(r"[+-]\.?[\d.]+ \([^)]+\)", heads), "the same predictions, the same numbers"
 

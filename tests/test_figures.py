@@ -1,5 +1,6 @@
 """Every figure names its axes, and draws the numbers of its table."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -352,3 +353,12 @@ def test_evidence_of_a_recording_is_said_to_be_unknown(cohort: Cohort) -> None:
     assert "nobody knows" in plot.get_suptitle()
     marked = pictures.evidence(cohort, int(np.flatnonzero(cohort.manifest.stemi)[0]), "stemi")
     assert any(np.isfinite(ax.lines[1].get_ydata()).any() for ax in axes_of(marked))
+
+
+@pytest.mark.parametrize("draw", [score_figures.over_fractions, score_figures.optimism, score_figures.forest])
+def test_where_nothing_was_run_a_line_stands_instead_of_empty_axes(draw: Callable[..., Plot]) -> None:
+    none = scores().iloc[:0]
+    figure = draw(none, {"official": "official"})
+    assert not figure.axes
+    assert not figure.legends
+    assert [text.get_text() for text in figure.texts] == [score_figures.NO_SCORES]
