@@ -479,6 +479,10 @@ def length_sentence(
 
     `rows_of` is `study.rows`, `splits` `study.split_names`.
     """
+    if not any(cell.kind == "finetuned" for cell in cells):
+        return (
+            "**No network is fine-tuned here**, or none was yet: what there is are heads on frozen features."
+        )
     limits = [f"{settings.steps:,} steps of {settings.batch_size} ECGs"] if settings.steps else []
     limits += [f"{settings.epochs} passes over the training ECGs"] if settings.epochs else []
     sizes: dict[tuple[str, float], set[int]] = {}
@@ -492,7 +496,7 @@ def length_sentence(
     ]
     return (
         f"Every network learns for at most {' and '.join(limits)}: "
-        f"{'; '.join(told) or 'none was run yet, or none is estimable'}. The paper's takes 30 passes. The "
+        f"{'; '.join(told) or 'none is estimable'}. The paper's takes 30 passes. The "
         "steps that are scored, evenly spaced, are the epochs among which both protocols choose."
     )
 

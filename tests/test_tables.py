@@ -632,6 +632,8 @@ def test_the_length_of_training_is_told_with_its_caps() -> None:
         in sentence
     )
     assert sentence.count("steps (") == 2
+    heads = score_tables.length_sentence([replace(CELL, kind="head")], lambda c: None, settings, SPLITS)
+    assert heads.startswith("**No network is fine-tuned here**")
 
 
 def test_verdicts_are_counted() -> None:
