@@ -77,4 +77,4 @@ def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert 'under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+    assert 'under `if __name__ == "__main__":`' in done.stderr
