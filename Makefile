@@ -27,7 +27,7 @@ test: setup lint
 		tests/test_end_to_end.py tests --durations=25 --cov --cov-report=term --cov-fail-under=85
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow --keep-figures docs/slow_checks.md
+	$(BIN)/python -m pytest tests -m slow --keep-figures=docs/slow_checks.md
 
 lint: setup
 	$(BIN)/ruff check .

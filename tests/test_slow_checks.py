@@ -20,7 +20,7 @@ def test_that_does_not():
 
 def test_outcomes_seconds_and_figures_stand_in_one_line_a_test(tmp_path: Path) -> None:
     (tmp_path / "test_made_up.py").write_text(TESTS)
-    words = ["-m", "pytest", "-q", "-p", "conftest", "--keep-figures", "page.md", "test_made_up.py"]
+    words = ["-m", "pytest", "-q", "-p", "conftest", "--keep-figures=page.md", "test_made_up.py"]
     environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}"}
     done = subprocess.run(
         [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
