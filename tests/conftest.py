@@ -28,7 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Keep outcomes, seconds and what tests recorded as a page of the book; cases of one test together."""
-    if not (path := config.getoption("--keep-figures")):
+    path = config.getoption("--keep-figures")
+    if not path or hasattr(config, "workerinput"):  # a process of xdist knows its own tests alone
         return
     from ecglib.provenance import commit, machine
 
