@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -37,10 +38,11 @@ def in_order(
     # Spawned, not forked: a fork would copy the locks of the parent's threads (torch, OpenCV) in any state.
     context = multiprocessing.get_context("spawn")
     # By a queue: with a large argument a parent waits for ever on a process that dies while it starts.
-    tasks = context.Queue()
+    # Pickled here, once: what cannot be pickled is an error of the caller, not of the queue's own thread.
+    pickled, tasks = pickle.dumps(work), context.Queue()
     tasks.cancel_join_thread()
     for _ in range(n_workers):
-        tasks.put(work)
+        tasks.put(pickled)
     pool = ProcessPoolExecutor(n_workers, context, initializer=_start_worker, initargs=(tasks,))
     try:
         yield _results(pool, chunks, _AHEAD * n_workers)
@@ -66,9 +68,9 @@ def _results(pool: ProcessPoolExecutor, chunks: Sequence[Any], ahead: int) -> It
 _worker: list[Callable[[Any], Any]] = []  # set once in each process, so that it is not sent with every chunk
 
 
-def _start_worker(tasks: "Queue[Callable[[Any], Any]]") -> None:
+def _start_worker(tasks: "Queue[bytes]") -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker.append(tasks.get())
+    _worker.append(pickle.loads(tasks.get()))
 
 
 def _end_with_parent() -> None:

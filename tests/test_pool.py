@@ -2,6 +2,7 @@
 
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -78,3 +79,8 @@ def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert 'under `if __name__ == "__main__":`' in done.stderr
+
+
+def test_work_that_cannot_be_sent_is_an_error_at_once() -> None:
+    with pytest.raises((AttributeError, pickle.PicklingError)), in_order(lambda n: n, range(50), 2) as same:
+        list(same)
