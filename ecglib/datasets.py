@@ -32,8 +32,6 @@ REMOVED_IN_1_0_3 = frozenset(
     | {13797, 13799, 15742, 18150}
 )
 N_RECORDS_1_0_3 = 21_799
-PTBXL_OUTCOMES = ("stemi", "mi_any", "acute_stemi")
-ACUTE = "acute_clinical"  # the definition of the last one
 _PREVALENCE_1_0_3 = 0.0555  # of the definition paper_prevalence on all of 1.0.3
 _WAVEFORM_COLUMN = {100: "filename_lr", 500: "filename_hr"}
 _COLUMNS = (
@@ -210,21 +208,21 @@ def _open_ptbxl(settings: CohortSettings, data_dir: Path) -> Cohort:
     return Cohort(
         name=_ptbxl_name(len(table), len(whole) > len(table), float(usual)),
         manifest=manifest,
-        outcomes=PTBXL_OUTCOMES,
+        outcomes=tuple(_ptbxl_rules(settings.stemi_definition)),
         synthetic=False,
         comparable=len(table) == N_RECORDS_1_0_3,
         fingerprint=_folder_fingerprint(data_dir, paths),
         waveforms=_Folder(data_dir, paths, tuple(manifest.record_id), tuple(manifest.patient_id)),
-        origins=_ptbxl_origins(settings.stemi_definition),
+        origins={
+            outcome: f"from PTB-XL's own table, rule {rule} ({labels.rule_words(rule)})"
+            for outcome, rule in _ptbxl_rules(settings.stemi_definition).items()
+        },
     )
 
 
-def _ptbxl_origins(definition: str) -> dict[str, str]:
-    rules = dict(zip(PTBXL_OUTCOMES, (definition, "mi_any", ACUTE), strict=True))
-    return {
-        outcome: f"from PTB-XL's own table, rule {rule} ({labels.rule_words(rule)})"
-        for outcome, rule in rules.items()
-    }
+def _ptbxl_rules(definition: str) -> dict[str, str]:
+    """The outcomes of PTB-XL, each with its rule of `labels`; `definition` is that of stemi."""
+    return {"stemi": definition, "mi_any": "mi_any", "acute_stemi": "acute_clinical"}
 
 
 def _ptbxl_name(n_records: int, has_removed: bool, prevalence: float) -> str:
@@ -248,12 +246,12 @@ def _ptbxl_manifest(table: pd.DataFrame, statements: pd.DataFrame, definition: s
             "age": table.age.to_numpy(),
             "sex": np.where(table.sex == 0, "male", "female"),
             "device": [re.sub(r"\s+", " ", device).strip() for device in table.device.fillna("unknown")],
-            "stemi": labels.stemi_label(table, statements, definition).to_numpy(),
-            "mi_any": labels.mi_any(table, statements).to_numpy(),
-            "acute_stemi": labels.stemi_label(table, statements, ACUTE).to_numpy(),
         }
     )
-    return ordered(manifest, PTBXL_OUTCOMES)
+    rules = _ptbxl_rules(definition)
+    for outcome, rule in rules.items():
+        manifest[outcome] = labels.stemi_label(table, statements, rule).to_numpy()
+    return ordered(manifest, tuple(rules))
 
 
 def read_ptbxl_table(data_dir: Path, table: Path | None = None) -> pd.DataFrame:
