@@ -5,6 +5,7 @@ A cell is a table of predictions (record_id, patient_id, part, step, y_true, y_s
 `honest`: the step that is best on validation, with an interval from a bootstrap over patients.
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +64,8 @@ def choose_step(cell: pd.DataFrame, protocol: str, part: str, metric: str = "aur
     if metric not in METRICS:
         raise EcglibError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     steps = np.unique(rows["step"].to_numpy())
+    if len(steps) == 1:  # of a head: there is no choice
+        return int(steps[0])
     scores = [_score(rows.loc[rows["step"] == step], metric) for step in steps]
     return int(steps[np.argmax(scores)])
 
@@ -137,6 +140,19 @@ def read(cell: pd.DataFrame, protocol: str, part: str) -> Reading:
 def resample(reading: Reading, settings: ScoreSettings) -> Resampled:
     """A reading's scores, and how they vary with the patients."""
     y_true, y_score, patients = reading.arrays
+    numbers = [(array.tobytes(), array.dtype) for array in (y_true, y_score)]
+    return _remembered(*numbers, tuple(patients), settings)
+
+
+@lru_cache(maxsize=1024)  # 40 MB; both protocols often read one step, and differences read all again
+def _remembered(
+    labels: tuple[bytes, np.dtype],
+    scores: tuple[bytes, np.dtype],
+    patient_of: tuple[str, ...],
+    settings: ScoreSettings,
+) -> Resampled:
+    y_true, y_score = np.frombuffer(*labels), np.frombuffer(*scores)
+    patients = np.array(patient_of, dtype=object)
     draws = bootstrap(y_true, y_score, patients, n_draws=settings.n_draws, seed=settings.seed)
     values = point_scores(y_true, y_score)
     jackknife = leave_one_patient_out(y_true, y_score, patients)

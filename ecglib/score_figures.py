@@ -67,8 +67,9 @@ def over_fractions(
 def differences(
     table: pd.DataFrame, splits: Mapping[str, str], *, metric: str = "auroc", kind: str = "finetuned"
 ) -> Plot:
-    """How much better HeartBEiT is than each model, over the share of labels; above 0 it is better."""
-    known = _known(table.loc[table.kind == kind], metric)
+    """How much better HeartBEiT is than each model with the same labels, over their share; above 0 it is."""
+    same = table.fraction == table.reference_fraction
+    known = _known(table.loc[same & (table.kind == kind)], metric)
     label = f"{METRIC_NAMES[metric]}: HeartBEiT\nminus the other model"
     return _around_zero(known, splits, label, table.fraction, MODEL_COLOURS["heartbeit"])
 

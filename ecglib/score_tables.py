@@ -6,8 +6,6 @@ Tables come as text that is ready to be read; sentences are Markdown. No number 
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import asdict, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,13 +23,12 @@ from ecglib.claims import (
     read_claims,
     readable,
 )
-from ecglib.comparisons import OPTIMISM_COLUMNS, PERCENT, Part, difference_of, holm, of_first_run, optimism
+from ecglib.comparisons import OPTIMISM_COLUMNS, holm, of_first_run, optimism
 from ecglib.coverage import SIZES, STEP, CoverageSettings, coverage, precision_of_rules, spread_of_auroc
 from ecglib.finetune import FinetuneSettings
 from ecglib.grid import Cell
 from ecglib.intervals import hanley_mcneil
-from ecglib.metrics import METRICS, ScoreSettings, point_scores
-from ecglib.protocols import read, read_parts
+from ecglib.metrics import METRICS, ScoreSettings
 from ecglib.splits import DRAWN_BY
 from ecglib.style import (
     INTERVAL_NAMES,
@@ -49,11 +46,6 @@ from ecglib.style import (
 NOT_ESTIMABLE = "not estimable"
 AS_GOOD = f"as good, within {EQUALITY_MARGIN:g} %"
 AS_GOOD_WORDS = {REPRODUCED: "yes", NOT_REPRODUCED: "no", NOT_TESTABLE: "open"}
-DIFFERENCE_COLUMNS = (
-    *("outcome", "model", "kind", "split", "fraction", "draw", "seed", "reference_fraction"),
-    *("protocol", "part", "metric", "value", "low", "high", "other_low", "other_high", *PERCENT, "p"),
-    *("value_a", "value_b", "on_validation", "n", "n_patients", "n_positive", "estimable", "reason"),
-)
 GAIN_COLUMNS = ("kind", "split", "model", "fraction", *OPTIMISM_COLUMNS)
 
 
@@ -86,74 +78,6 @@ def training_table(
 def _least_to_most(counts: Iterable[int]) -> str:
     known = list(counts)
     return least_to_most(known) if known else NOT_ESTIMABLE
-
-
-def differences(
-    cells: Sequence[Cell],
-    predictions_of: Callable[[Cell], pd.DataFrame | None],
-    settings: ScoreSettings,
-    *,
-    lack_of: Callable[[Cell], str] = lambda _: "no predictions",
-    protocol: str = "honest",
-    also: Sequence[tuple[float, float]] = (),
-) -> pd.DataFrame:
-    """HeartBEiT minus each other model on the same patients, by paired bootstrap.
-
-    Both have the same label fraction, or a pair of fractions in `also`: HeartBEiT's and the other's. One row
-    for each pair of cells, part and metric: `comparisons.paired_difference` with the columns of the cell,
-    whose `fraction` is HeartBEiT's, `reference_fraction` and `on_validation`, the other model's score there.
-    `predictions_of` is `study.predictions`, `lack_of` `study.lack`. A pair without predictions has rows
-    without numbers, whose `reason` says what lacks; one row, where no pair has any.
-    """
-
-    @lru_cache(maxsize=32)  # each cell of HeartBEiT meets several others, one after the other
-    def read_of(cell: Cell) -> tuple[Mapping[str, Part], Mapping[str, float]] | None:
-        predictions = predictions_of(cell)
-        if predictions is None:
-            return None
-        return read_parts(predictions, protocol, settings), _on_validation(predictions)
-
-    found, lacking = [], []
-    for ours, theirs in _pairs(cells, also):
-        a, b = read_of(ours), read_of(theirs)
-        columns = asdict(replace(ours, model=theirs.model)) | {"reference_fraction": theirs.fraction}
-        if a is None or b is None:
-            cell = ours if a is None else theirs
-            reason = f"{model_name(cell.model)}: {lack_of(cell)}"
-            lacking.append(columns | {"protocol": protocol, "estimable": False, "reason": reason})
-            continue
-        table = difference_of(a[0], b[0], protocol, settings).assign(**columns)
-        found.append(table.assign(on_validation=table.metric.map(b[1])))
-    if not found:
-        return pd.DataFrame(lacking, columns=pd.Index(DIFFERENCE_COLUMNS))
-    known = pd.concat(found, ignore_index=True)
-    return pd.concat([known, _of_each_part(lacking, known)], ignore_index=True) if lacking else known
-
-
-def _of_each_part(lacking: Sequence[Mapping[str, Any]], known: pd.DataFrame) -> pd.DataFrame:
-    """What lacks, once for each part and metric that others of its outcome and split have."""
-    place = ["outcome", "split", "part", "metric"]
-    sizes = known.drop_duplicates(place).loc[:, [*place, "n", "n_patients", "n_positive"]]
-    return pd.DataFrame(lacking).merge(sizes, how="left", on=place[:2])
-
-
-def _on_validation(predictions: pd.DataFrame) -> dict[str, float]:
-    """Both scores on validation at the step that is best there; none where a class lacks."""
-    reading = read(predictions, "honest", "validation")
-    return {} if reading.reason else point_scores(*reading.arrays[:2])
-
-
-def _pairs(cells: Sequence[Cell], also: Sequence[tuple[float, float]]) -> list[tuple[Cell, Cell]]:
-    """Cells of HeartBEiT and of another model that may be compared."""
-
-    def comparable(ours: Cell, theirs: Cell) -> bool:
-        alike = all(getattr(ours, n) == getattr(theirs, n) for n in ("outcome", "kind", "split", "seed"))
-        same_draw = (ours.fraction, ours.draw) == (theirs.fraction, theirs.draw)
-        return alike and (same_draw or (ours.fraction, theirs.fraction) in also)
-
-    ours = [cell for cell in cells if cell.model == "heartbeit"]
-    others = [cell for cell in cells if cell.model != "heartbeit"]
-    return [(a, b) for a, b in itertools.product(ours, others) if comparable(a, b)]
 
 
 def difference_table(

@@ -9,6 +9,7 @@ ECGLIB_TABLE and ECGLIB_KEY what a hospital's own need besides. ECGLIB_RESULTS n
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings
 from ecglib.metrics import ScoreSettings
 from ecglib.opening import open_data, open_kept, runs_folder
+from ecglib.pairs import differences
 from ecglib.preprocessing import fingerprint, require_same
 from ecglib.pretrain import PretrainSettings, pretrain
 from ecglib.probe import ProbeSettings, cache_features, fit_head
@@ -440,19 +442,40 @@ class Study:
         Columns: those of the cell and of `protocols.score_cell`; a cell whose fraction lacks a class has one
         row a protocol with `estimable` False and its `reason`, and no number; so has an unstable one.
         """
+
+        def score(cells: list[Cell], settings: ScoreSettings) -> pd.DataFrame:
+            scored = track(cells, f"scores of {outcome}", unit="cell")
+            return pd.concat([self._score(cell, settings) for cell in scored], ignore_index=True)
+
+        return self._from_predictions("scores", outcome, score, "ecglib.protocols")
+
+    def differences(self, outcome: str) -> pd.DataFrame:
+        """HeartBEiT minus each other model, in every cell of an outcome: the table of pairs.differences."""
+
+        def compare(cells: list[Cell], settings: ScoreSettings) -> pd.DataFrame:
+            return differences(cells, self.predictions, settings, lack_of=self.lack)
+
+        return self._from_predictions("differences", outcome, compare, "ecglib.pairs")
+
+    def _from_predictions(
+        self,
+        kind: str,
+        outcome: str,
+        compute: Callable[[list[Cell], ScoreSettings], pd.DataFrame],
+        module: str,
+    ) -> pd.DataFrame:
+        """A table of all cells of an outcome, which are made where they lack; several pages read it."""
         settings, cells = self.profile.settings(ScoreSettings), self.grid(outcome)
         self._make_cells(outcome)
 
         def make(folder: Path) -> None:
-            scored = track(cells, f"scores of {outcome}", unit="cell")
-            table = pd.concat([self._score(cell, settings) for cell in scored], ignore_index=True)
-            with atomic_path(folder / "scores.parquet") as path:
-                table.to_parquet(path, index=False)
+            with atomic_path(folder / f"{kind}.parquet") as path:
+                compute(cells, settings).to_parquet(path, index=False)
 
         made_of = self.kept.fingerprint if self.kept else [self._cell_place(cell).name for cell in cells]
         made_by = {"cells": cells, "made_of": made_of, "settings": settings}
-        folder = self.stages.make("scores", made_by, ("ecglib.protocols", "ecglib.results"), make)
-        return pd.read_parquet(folder / "scores.parquet")
+        folder = self.stages.make(kind, made_by, (module, "ecglib.results"), make)
+        return pd.read_parquet(folder / f"{kind}.parquet")
 
     def _score(self, cell: Cell, settings: ScoreSettings) -> pd.DataFrame:
         predictions = self.predictions(cell)

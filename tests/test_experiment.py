@@ -27,7 +27,6 @@ from ecglib.datasets import DataPaths
 from ecglib.errors import EcglibError
 from ecglib.finetune import UnstableError, finetune
 from ecglib.grid import Cell
-from ecglib.metrics import ScoreSettings
 from ecglib.opening import require_weights
 from ecglib.preprocessing import fingerprint
 from ecglib.pretrain import PretrainSettings
@@ -184,7 +183,6 @@ def test_weights_that_are_not_there_or_saw_other_images_are_refused_in_one_line(
 
 def test_scores_and_differences_from_kept_results_are_those_of_the_run(world: Path, made: Path) -> None:
     run, kept = a_study(world), a_study(world, kept=made)
-    few = ScoreSettings(n_draws=20)
     for outcome in ("stemi", "hcm"):
         cells = run.grid(outcome)
         assert kept.grid(outcome) == cells
@@ -193,7 +191,7 @@ def test_scores_and_differences_from_kept_results_are_those_of_the_run(world: Pa
         pd.testing.assert_frame_equal(scores[finetuned], again[finetuned])
         pd.testing.assert_frame_equal(scores, again, atol=0.001)  # heads are rounded
         assert scores[~finetuned].step.tolist() == again[~finetuned].step.tolist()
-        ours, theirs = (score_tables.differences(cells, study.predictions, few) for study in (run, kept))
+        ours, theirs = (study.differences(outcome) for study in (run, kept))
         pd.testing.assert_frame_equal(ours, theirs, atol=0.001)
         for table in (run, kept):
             told = score_tables.training_table(cells, table.rows, table.labels(outcome), table.split_names)
@@ -402,9 +400,7 @@ def test_unstable_cells_are_results_and_stop_nothing(
     splits = study.split_names
     assert "not estimable" in score_tables.score_table(scores, splits, "auroc")["random weights"].tolist()
     assert study.trained_classifier(study.grid("stemi")[-1]) is None
-    differences = score_tables.differences(
-        study.grid("stemi"), study.predictions, ScoreSettings(n_draws=5), lack_of=study.lack
-    )
+    differences = study.differences("stemi")
     assert set(differences.kind[differences.estimable]) == {"head"}
     lacking = differences[~differences.estimable]
     assert set(lacking.reason) == {f"random weights: {reason}"}

@@ -34,7 +34,7 @@ def scores(
         for model in MODELS:
             for fraction in (0.01, 0.1, 1.0):
                 cell = {"outcome": "stemi", "model": model, "kind": kind, "split": "official"}
-                cell |= {"fraction": fraction, "draw": 0, "seed": 0}
+                cell |= {"fraction": fraction, "reference_fraction": fraction, "draw": 0, "seed": 0}
                 for protocol in ("honest", "paper"):
                     if fraction == 0.01:
                         rows.append(cell | {"protocol": protocol, "estimable": False})

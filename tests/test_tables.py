@@ -21,7 +21,8 @@ from ecglib.filtering import FilterSettings, preprocess
 from ecglib.finetune import FinetuneSettings
 from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings, lead_time_to_pixel
-from ecglib.metrics import ScoreSettings, auroc
+from ecglib.metrics import ScoreSettings
+from ecglib.pairs import differences
 from ecglib.protocols import score_cell
 from ecglib.quality import FAULTS, QualitySettings
 from ecglib.records import LEADS_8
@@ -377,54 +378,12 @@ def predictions(seed: int) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def test_differences_are_heartbeit_minus_the_other_on_the_same_records() -> None:
-    cells = GridSettings(fractions=(0.1, 1.0), extra_models=(), head_models=("heartbeit",)).cells("stemi")
-    made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
-    table: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=20))
-    row = table[(table.fraction == 0.1) & (table.metric == "auroc")]
-    assert row.model.item() == "random"
-    ours, theirs = (
-        auroc(test.y_true.to_numpy(), test.y_score.to_numpy())
-        for cell in cells
-        if cell.kind == "finetuned" and cell.fraction == 0.1
-        for test in [made[cell][made[cell].part == "test"]]
-    )
-    assert row.value.item() == pytest.approx(ours - theirs)
-
-
-def test_a_difference_knows_the_others_score_on_validation() -> None:
-    cells = [CELL, replace(CELL, model="mobilenetv2")]
-    made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
-    theirs = made[cells[1]]
-    flipped = theirs.part == "validation"
-    theirs.loc[flipped, "y_score"] = 2 - theirs.y_score[flipped]
-    table: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=5))
-    row = table[table.metric == "auroc"].iloc[0]
-    assert row.on_validation == pytest.approx(1 - row.value_b)
-
-
-def test_few_labels_are_compared_with_all_labels_of_the_others() -> None:
-    cells = GridSettings(fractions=(0.1, 1.0), extra_models=(), head_models=("heartbeit",)).cells("stemi")
-    made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
-    equal: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=20))
-    assert (equal.fraction == equal.reference_fraction).all()
-    table: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=20), also=[(0.1, 1.0)])
-    unequal = table[table.fraction != table.reference_fraction]
-    assert len(table) == len(equal) + len(unequal)
-    assert set(zip(unequal.fraction, unequal.reference_fraction, strict=True)) == {(0.1, 1.0)}
-    nothing = score_tables.differences(cells, lambda cell: None, ScoreSettings(n_draws=20))
-    assert nothing.value.isna().all()
-    assert not nothing.estimable.any()
-    assert score_tables.difference_table(nothing, SPLITS).empty
-    assert score_tables.differences([], made.get, ScoreSettings(n_draws=20)).empty
-
-
 def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run() -> None:
     cells = GridSettings(fractions=(0.1, 1.0), draws=(2,), extra_models=(), head_models=("heartbeit",)).cells(
         "stemi"
     )
     made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
-    found: Any = score_tables.differences(cells, made.get, ScoreSettings(n_draws=20), also=[(0.1, 1.0)])
+    found: Any = differences(cells, made.get, ScoreSettings(n_draws=20))
     table: Any = score_tables.difference_table(found, SPLITS).reset_index()
     assert table["labels (%)"].tolist() == ["10", "100"], "other pairs of fractions are no members"
     first = found[
@@ -454,7 +413,7 @@ def test_no_other_run_takes_the_place_of_a_first_one_that_lacks(absent: bool) ->
     made = {cell: predictions(seed) for seed, cell in enumerate([*cells, *others[1:], *beside])}
     grid = [cell for cell in [*cells, *others, *beside] if cell in made or not absent]
     why = "MobileNetV2: unstable at step 3" if not absent else "the first draw was not run"
-    found: Any = score_tables.differences(
+    found: Any = differences(
         grid, made.get, ScoreSettings(n_draws=20), lack_of=lambda _: "unstable at step 3"
     )
     table: Any = score_tables.difference_table(found, SPLITS).droplevel(["outcome", "split", "part", 3])
