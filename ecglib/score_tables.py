@@ -4,7 +4,6 @@ which intervals hold the truth.
 Tables come as text that is ready to be read; sentences are Markdown. No number on a page is typed by hand.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
@@ -129,22 +128,18 @@ def fewer_labels_table(differences: pd.DataFrame, splits: Mapping[str, str]) -> 
     return _with_runs(first, columns, ["outcome", "split", "part", "training", "metric", "against"])
 
 
-def fewer_labels_sentence(differences: pd.DataFrame, cells: Sequence[Cell]) -> str:
-    """The rule of `fewer_labels_table`, and of which outcomes and trainings no such pair was run."""
+def fewer_labels_sentence(differences: pd.DataFrame, planned: Sequence[Cell]) -> str:
+    """The rule of `fewer_labels_table`, and of which planned outcomes and trainings no such pair was run."""
     pairs = differences.loc[differences.fraction != differences.reference_fraction]
     rows = pairs.loc[pairs.value.notna()]
     known = set(zip(rows.outcome, rows.kind, strict=True))
-    asked = itertools.product(dict.fromkeys(cell.outcome for cell in cells), KIND_NAMES)
-    lacking = [
-        f"{outcome_name(outcome)}, {KIND_NAMES[kind]}"
-        for outcome, kind in asked
-        if (outcome, kind) not in known
-    ]
+    asked = dict.fromkeys((cell.outcome, cell.kind) for cell in planned)
+    lacking = [f"{outcome_name(outcome)}, {KIND_NAMES[kind]}" for outcome, kind in asked.keys() - known]
     rule = (
         f"As good (*yes*): all of the interval lies above -{EQUALITY_MARGIN:g} % of the other model's score. "
         "Not as good (*no*): all of it lies below 0. Else *open*."
     )
-    return rule + (f" **Not run yet, or not estimable**: {'; '.join(lacking)}." if lacking else "")
+    return rule + (f" **Not run yet, or not estimable**: {'; '.join(sorted(lacking))}." if lacking else "")
 
 
 def _first_runs(differences: pd.DataFrame) -> pd.DataFrame:

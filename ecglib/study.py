@@ -429,9 +429,13 @@ class Study:
             return self.weights.key if self.weights else self.encoder_folder.name
         return f"{model} {self.size}" if model == "random" else model
 
+    def planned(self, outcome: str) -> list[Cell]:
+        """The cells of one outcome that this profile would run, kept or not."""
+        return self.profile.settings(GridSettings).cells(outcome)
+
     def grid(self, outcome: str) -> list[Cell]:
         """The cells of one outcome that this profile runs; of kept results those that were kept."""
-        cells = self.profile.settings(GridSettings).cells(outcome)
+        cells = self.planned(outcome)
         if self.kept:
             cells = [cell for cell in cells if cell in self.kept.cells or self.rows(cell) is None]
         return cells

@@ -464,12 +464,13 @@ def test_few_labels_are_as_good_as_many_by_a_margin_that_is_stated() -> None:
     row = table.set_index("outcome").loc["STEMI"]
     assert row["difference"] == "0.131 (-0.039 to 0.301); 16.4 (-4.9 to 37.6) %"
     assert row[["ECGs", "positive", "labels (%)"]].tolist() == ["1,234", "56", "10 against 100"]
-    cells = [replace(CELL, kind="head")]
-    sentence = score_tables.fewer_labels_sentence(found, cells)
+    planned = [CELL, replace(CELL, kind="head"), replace(CELL, outcome="acute_stemi", kind="head")]
+    sentence = score_tables.fewer_labels_sentence(found, planned)
     assert "above -5 % of the other model's score" in sentence
-    assert sentence.endswith("**Not run yet, or not estimable**: STEMI, fine-tuned.")
+    lacking = "Acute STEMI, head on frozen features; STEMI, fine-tuned"
+    assert sentence.endswith(f"**Not run yet, or not estimable**: {lacking}."), "and nothing never planned"
     both = pd.concat([found, found.assign(kind="finetuned")])
-    assert "Not run" not in score_tables.fewer_labels_sentence(both, cells)
+    assert "Not run" not in score_tables.fewer_labels_sentence(both, planned[:2])
 
 
 def test_a_split_is_named_with_what_pretraining_saw_of_it_wherever_its_scores_stand() -> None:
