@@ -1,10 +1,10 @@
-"""The paper's central claim, answered in two sentences from the predictions that are kept with the book.
+"""The paper's central claim, answered in two sentences and a table from the predictions kept with the book.
 
 The claim: with few labels a network pretrained on ECGs tells patients apart better than one pretrained on
 photographs. It is judged by the interval of a difference, by a rule; no verdict is typed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,11 @@ PROFILE = "ptbxl-tiny"
 OURS, UNTRAINED = "heartbeit", "random"
 SPLIT, PART = "official", "test"
 HOW = {"finetuned": "with all weights fine-tuned", "head": "with a linear head on frozen features"}
+LEARNS = {"finetuned": "all weights", "head": "a linear head"}
+CLAIM = (
+    "**The central claim, tested** (with few labels, pretraining on ECGs beats pretraining on photographs)."
+)
+HOLDS = "holds"
 NOT_TUNED = "Fine-tuned networks are not among the kept results yet."
 NO_ANSWER = (
     "**The central claim** (with few labels, pretraining on ECGs beats pretraining on photographs) has no "
@@ -72,11 +77,11 @@ class Answer:
     def verdict(self) -> str:
         """What the interval of the difference to photographs says of the claim."""
         _, low, high = self.minus(self.photographs)
-        return "holds" if low > 0 else "is contradicted" if high < 0 else "is not shown"
+        return HOLDS if low > 0 else "is contradicted" if high < 0 else "is not shown"
 
 
 def central_answer(folder: Path, settings: ScoreSettings | None = None) -> str:
-    """The two sentences: of fine-tuned networks, then of linear heads. EcglibError for damaged results.
+    """A sentence of fine-tuned networks, one of linear heads, a table. EcglibError for damaged results.
 
     Of the networks pretrained on photographs the one that is best on validation stands against HeartBEiT.
     """
@@ -85,16 +90,19 @@ def central_answer(folder: Path, settings: ScoreSettings | None = None) -> str:
     kept, settings = KeptResults.open(folder), settings or ScoreSettings()
     usable = [cell for cell in kept.cells if cell.split == SPLIT and not kept.lack(cell)]
     answers = {kind: _answers(kept, [c for c in usable if c.kind == kind], settings) for kind in HOW}
-    told = [_sentence(of_kind, HOW[kind]) for kind, of_kind in answers.items() if of_kind]
-    if not told:
+    answers = {kind: of_kind for kind, of_kind in answers.items() if of_kind}
+    if not answers:
         return NO_ANSWER
-    fewest = next(answer for of_kind in answers.values() for answer in of_kind)
-    labels = f"{100 * fewest.fraction:g} % of the labels of {kept.head['cohort']['name']}"
-    return (
-        f"**The central claim, tested** (with few labels, pretraining on ECGs beats pretraining on "
-        f"photographs). With {labels}, scored on {fewest.ours.n:,} ECGs of fold 10, our {' Our '.join(told)}"
-        f"{'' if answers['finetuned'] else f' {NOT_TUNED}'}\n"
-    )
+    fewest = next(iter(answers.values()))[0]
+    (kind, first), *others = ((kind, _sentence(of_kind)) for kind, of_kind in answers.items())
+    told = [
+        f"With {100 * fewest.fraction:g} % of the labels of {kept.head['cohort']['name']}, our HeartBEiT's "
+        f"lead in AUROC over the best network pretrained on photographs is, {HOW[kind]}, {first}",
+        *(f"{HOW[kind].capitalize()} it is {other}" for kind, other in others),
+    ]
+    told += [] if "finetuned" in answers else [NOT_TUNED]
+    below = [_table(answers), _caveat(answers), _legend(settings)]
+    return "\n\n".join([f"{CLAIM} {' '.join(told)}", *filter(None, below)]) + "\n"
 
 
 def _answers(kept: KeptResults, cells: Sequence[Cell], settings: ScoreSettings) -> list[Answer]:
@@ -154,41 +162,68 @@ def _each(answers: Sequence[Answer], text: Callable[[Answer], str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _verdict(answer: Answer) -> str:
-    of_one = " by this one draw" if answer.n_runs == 1 else ""
-    return f"**{answer.verdict}** for {_called(answer.outcome)}{of_one}"
-
-
-def _gap(answer: Answer) -> str:
-    """Difference to photographs, and of several draws how it spreads from one to the other."""
-    gap = difference_text(*answer.minus(answer.photographs))
-    if answer.n_runs == 1:
-        return gap
-    return f"{gap.removesuffix(')')}; SD over draws {answer.spread(answer.photographs):.3f})"
-
-
-def _runs(answers: Sequence[Answer]) -> str:
-    """How many draws of the labels the means are over; for each outcome where they have not as many."""
-
-    def text(n: int) -> str:
-        return "one draw of the labels" if n == 1 else f"the mean of {n} draws of the labels"
-
-    if len({answer.n_runs for answer in answers}) == 1:
-        return text(answers[0].n_runs)
-    return _each(answers, lambda a: f"{text(a.n_runs)} for {_called(a.outcome)}")
-
-
-def _sentence(answers: Sequence[Answer], how: str) -> str:
-    """What networks of one kind say, without the first word, which is Our."""
-    ours = _each(
-        answers, lambda a: f"{a.ours.value:.3f} for {_called(a.outcome)} ({a.ours.n_positive:,} positive)"
+def _sentence(answers: Sequence[Answer]) -> str:
+    """The lead for each outcome, then the verdict: one for all, or each with its outcomes."""
+    leads = _each(answers, _lead)
+    by_verdict: dict[str, list[Answer]] = {}
+    for answer in answers:
+        by_verdict.setdefault(answer.verdict, []).append(answer)
+    verdicts = " and ".join(
+        f"**{verdict}**" + (f" for {_each(of, lambda a: _called(a.outcome))}" if len(by_verdict) > 1 else "")
+        for verdict, of in by_verdict.items()
     )
-    theirs = _each(answers, lambda a: f"{a.photographs.value:.3f} ({model_name(a.photographs.model)})")
-    untrained = _each(answers, lambda a: difference_text(*a.minus(a.untrained)))
-    verdicts, gaps = _each(answers, _verdict), _each(answers, _gap)
-    over = "patients and draws" if any(answer.n_runs > 1 for answer in answers) else "patients"
+    return f"{leads}: the claim {verdicts}."
+
+
+def _lead(answer: Answer) -> str:
+    by = ", by one draw of the labels" if answer.n_runs == 1 else ""
+    return f"{difference_text(*answer.minus(answer.photographs))} for {_called(answer.outcome)}{by}"
+
+
+def _table(answers: Mapping[str, Sequence[Answer]]) -> str:
+    """What the sentences stand on, in Markdown."""
+    head = ("Learns", "Outcome (positive ECGs)", "Draws", "HeartBEiT", "Best on photographs", "Lead")
+    lines = [_line(*head, "Lead over random weights"), _line(*["---"] * 7)]
+    for kind, of_kind in answers.items():
+        for a in of_kind:
+            outcome = f"{outcome_name(a.outcome)} ({a.ours.n_positive:,} of {a.ours.n:,})"
+            scores = f"{a.ours.value:.3f}", f"{a.photographs.value:.3f}, {model_name(a.photographs.model)}"
+            gaps = (_gap(a, other) for other in (a.photographs, a.untrained))
+            lines.append(_line(LEARNS[kind], outcome, str(a.n_runs), *scores, *gaps))
+    return "\n".join(lines)
+
+
+def _line(*texts: str) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def _gap(answer: Answer, other: Mean) -> str:
+    """Difference to another network, and of several draws how it spreads from one to the other."""
+    gap = difference_text(*answer.minus(other))
+    return gap if answer.n_runs == 1 else f"{gap}, SD {answer.spread(other):.3f}"
+
+
+def _caveat(answers: Mapping[str, Sequence[Answer]]) -> str:
+    """Where the claim holds though the network does as well without pretraining; empty where nowhere."""
+    doubtful = [
+        f"{_called(answer.outcome)} {HOW[kind]}"
+        for kind, of_kind in answers.items()
+        for answer in of_kind
+        if answer.verdict == HOLDS and answer.minus(answer.untrained)[1] <= 0
+    ]
+    if not doubtful:
+        return ""
     return (
-        f"HeartBEiT {how} ({_runs(answers)}) reaches an AUROC of {ours}, the best network pretrained on "
-        f"photographs {theirs}: the claim {verdicts}; HeartBEiT's lead is {gaps}, and to the same network "
-        f"with random weights {untrained} ({100 * answers[0].confidence:g} % intervals over {over})."
+        f"**But** for {'; '.join(doubtful)}, the same network with random weights is not shown to be worse: "
+        "that lead need not come from pretraining."
+    )
+
+
+def _legend(settings: ScoreSettings) -> str:
+    return (
+        f"AUROC on fold 10 in the mean over draws of the labels, {100 * settings.confidence:g} % intervals "
+        "over patients and (where there are several) draws, SD over draws. The best network pretrained on "
+        "photographs is the one that is best on validation; *random weights* is HeartBEiT's network without "
+        "pretraining. The claim *holds* where the interval lies above 0, and *is contradicted* where it lies "
+        "below."
     )

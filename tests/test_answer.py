@@ -13,7 +13,18 @@ from predicted import cell
 from sklearn.metrics import roc_auc_score
 
 from ecglib import pages
-from ecglib.answer import HOW, NO_ANSWER, NOT_TUNED, PROFILE, Answer, Mean, _sentence, central_answer
+from ecglib.answer import (
+    HOW,
+    NO_ANSWER,
+    NOT_TUNED,
+    PROFILE,
+    Answer,
+    Mean,
+    _caveat,
+    _sentence,
+    _table,
+    central_answer,
+)
 from ecglib.errors import EcglibError
 from ecglib.grid import Cell, Kind
 from ecglib.metrics import ScoreSettings
@@ -67,13 +78,14 @@ def test_the_numbers_are_means_over_draws_at_the_smallest_fraction(tmp_path: Pat
         if model not in ("heartbeit", "random")
     }
     best = max(on_validation, key=lambda model: on_validation[model])
-    assert "With 1 % of the labels of PTB-XL, scored on 200 ECGs of fold 10, our HeartBEiT" in said
-    assert "with all weights fine-tuned (the mean of 2 draws of the labels)" in said
-    assert f"an AUROC of {mean['heartbeit']:.3f} for STEMI (50 positive)" in said
-    assert f"{mean[best]:.3f} ({model_name(best)})" in said
-    assert f"{mean['heartbeit'] - mean[best]:+.3f} (" in said
-    assert f"{mean['heartbeit'] - mean['random']:+.3f} (" in said
-    assert "(95 % intervals over patients and draws)." in said
+    lead, untrained = (f"{mean['heartbeit'] - mean[other]:+.3f} (" for other in (best, "random"))
+    assert "With 1 % of the labels of PTB-XL, our HeartBEiT's lead in AUROC over" in said
+    assert f"is, with all weights fine-tuned, {lead}" in said
+    _, _, row = rows_of_table(said)
+    assert row[:4] == ["all weights", "STEMI (50 of 200)", "2", f"{mean['heartbeit']:.3f}"]
+    assert row[4] == f"{mean[best]:.3f}, {model_name(best)}"
+    assert row[5].startswith(lead)
+    assert row[6].startswith(untrained)
 
 
 @pytest.mark.parametrize(
@@ -85,42 +97,59 @@ def test_the_interval_decides(tmp_path: Path, ours: float, theirs: float, verdic
     assert verdict in central_answer(tmp_path, SETTINGS)
 
 
-def test_a_verdict_of_one_draw_is_called_so(tmp_path: Path) -> None:
-    answer = Answer("stemi", 0.01, 1, *(mean(value) for value in (0.8, 0.7, 0.6)), confidence=0.95)
-    said = _sentence([answer], HOW["finetuned"])
-    assert "one draw of the labels" in said
-    assert "**holds** for STEMI by this one draw" in said
-    assert "SD over draws" not in said
-    assert "(95 % intervals over patients)." in said
-    assert np.isnan(answer.spread(answer.photographs))
-
-
-def test_each_outcome_is_told_by_its_own_draws() -> None:
-    several = Mean("mobilenetv2", np.array([0.7, 0.8]), np.full(10, 0.75), 0.75, 100, 20)
-    one = Answer("stemi", 0.01, 1, *(mean(value) for value in (0.8, 0.7, 0.6)), confidence=0.95)
-    two = Answer("mi_any", 0.01, 2, several, several, several, confidence=0.95)
-    for answers in ([one, two], [two, one]):
-        said = _sentence(answers, HOW["finetuned"])
-        assert "for STEMI by this one draw" in said
-        assert said.count("this one draw") == said.count("SD over draws") == 1
-        assert "nan" not in said
-    said = _sentence([one, two, replace(two, outcome="acute_stemi")], HOW["head"])
-    assert "0.800 for STEMI (20 positive), 0.750 for any infarction (20 positive) and 0.750 for acute" in said
-
-
 def mean(value: float) -> Mean:
     return Mean("mobilenetv2", np.array([value]), np.full(10, value), value, 100, 20)
 
 
+ONE_DRAW = Answer("stemi", 0.01, 1, *(mean(value) for value in (0.8, 0.7, 0.6)), confidence=0.95)
+
+
+def test_a_verdict_of_one_draw_is_called_so() -> None:
+    lead = "+0.100 (+0.100 to +0.100)"
+    assert _sentence([ONE_DRAW]) == f"{lead} for STEMI, by one draw of the labels: the claim **holds**."
+    *_, row = rows_of_table(_table({"head": [ONE_DRAW]}))
+    assert row[2:6] == ["1", "0.800", "0.700, MobileNetV2", lead], "and no spread over draws"
+
+
+def test_outcomes_share_a_verdict_or_have_each_their_own() -> None:
+    equal = Mean("mobilenetv2", np.array([0.7, 0.8]), np.full(10, 0.75), 0.75, 100, 20)
+    two = Answer("mi_any", 0.01, 2, equal, equal, equal, confidence=0.95)
+    assert _sentence([two, replace(two, outcome="acute_stemi")]) == (
+        "+0.000 (+0.000 to +0.000) for any infarction and +0.000 (+0.000 to +0.000) for acute STEMI: "
+        "the claim **is not shown**."
+    )
+    said = _sentence([ONE_DRAW, two, replace(ONE_DRAW, outcome="acute_stemi")])
+    assert said.endswith(
+        "the claim **holds** for STEMI and acute STEMI and **is not shown** for any infarction."
+    )
+    *_, row = rows_of_table(_table({"finetuned": [two]}))
+    assert row[5].endswith(", SD 0.000")
+
+
+def test_a_lead_that_random_weights_share_is_not_called_pretrainings() -> None:
+    shared = replace(ONE_DRAW, outcome="acute_stemi", untrained=mean(0.8))
+    said = _caveat({"finetuned": [ONE_DRAW], "head": [ONE_DRAW, shared]})
+    assert said.startswith("**But** for acute STEMI with a linear head on frozen features, the same network")
+    none = replace(shared, photographs=mean(0.9))
+    assert not _caveat({"finetuned": [ONE_DRAW], "head": [none]}), "where the claim does not hold"
+
+
 def sentences(said: str) -> list[str]:
     """The sentences behind the name of the claim."""
-    return re.split(r"(?<=\.) (?=[A-Z])", said.strip())[1:]
+    return re.split(r"(?<=\.) (?=[A-Z])", said.partition("\n")[0])[1:]
+
+
+def rows_of_table(said: str) -> list[list[str]]:
+    """The texts of each line of a Markdown table."""
+    lines = [line for line in said.splitlines() if line.startswith("|")]
+    return [line.strip("| ").split(" | ") for line in lines]
 
 
 def test_heads_answer_where_nothing_was_fine_tuned(tmp_path: Path) -> None:
     keep(tmp_path, dict.fromkeys(MODELS, 1.0), ["head"])
     answer, lack = sentences(central_answer(tmp_path, SETTINGS))
-    assert "our HeartBEiT with a linear head on frozen features" in answer
+    assert "our HeartBEiT's lead" in answer
+    assert HOW["head"] in answer
     assert lack == NOT_TUNED
 
 
@@ -129,14 +158,15 @@ def test_the_answer_is_one_sentence_of_fine_tuned_networks_and_one_of_heads(tmp_
     smallest = keep(tmp_path, distances, ["finetuned", "head"])
     tuned, heads = sentences(central_answer(tmp_path, SETTINGS))
     assert HOW["finetuned"] in tuned
-    assert heads.startswith(f"Our HeartBEiT {HOW['head']} (the mean of 2 draws of the labels)")
+    assert heads.startswith("With a linear head on frozen features it is ")
     gaps = [
         by_hand(ours, "test") - by_hand(theirs, "test")
         for ours, theirs in zip(smallest["heartbeit"], smallest["efficientnet_lite2"], strict=True)
     ]
-    assert f"; SD over draws {np.std(gaps, ddof=1):.3f}), and" in heads
-    shared = re.findall(r"[+-]\.?[\d.]+ \([^)]+\)", tuned)
-    assert shared == re.findall(r"[+-]\.?[\d.]+ \([^)]+\)", heads), "the same predictions, the same numbers"
+    _, _, of_tuned, of_heads = rows_of_table(central_answer(tmp_path, SETTINGS))
+    assert of_heads[5].endswith(f"), SD {np.std(gaps, ddof=1):.3f}")
+    assert (of_tuned[0], of_heads[0]) == ("all weights", "a linear head")
+    assert of_tuned[1:] == of_heads[1:], "the same predictions, the same numbers"
 
 
 def test_the_answer_stands_on_the_first_screen() -> None:
