@@ -143,14 +143,19 @@ def fewer_labels_sentence(differences: pd.DataFrame, planned: Sequence[Cell]) ->
 
 
 def _first_runs(differences: pd.DataFrame) -> pd.DataFrame:
-    """FIRST_RUN of each comparison, without numbers where it lacks, and what all runs say (`all runs`)."""
+    """FIRST_RUN of each comparison, without numbers where it lacks, and what all runs say (`all runs`).
+
+    Outcomes in the order in which they come.
+    """
     keys = ["outcome", "kind", "split", "part", "metric", "fraction", "reference_fraction", "model"]
     rows = differences.loc[differences.metric.notna()].sort_values(by=keys)
     sizes = ["n", "n_positive"]
     texts = [_runs_text(runs) for _, runs in rows.groupby(keys)]
     compared = rows.drop_duplicates(keys).loc[:, [*keys, *sizes]].assign(**{"all runs": texts})
     first = rows.loc[of_first_run(rows)].drop(columns=sizes)
-    return compared.merge(first, how="left", on=keys).fillna({"reason": NOT_RUN})
+    found = compared.merge(first, how="left", on=keys).fillna({"reason": NOT_RUN})
+    order = list(dict.fromkeys(differences.outcome))
+    return found.sort_values(by="outcome", key=lambda names: names.map(order.index), kind="stable")
 
 
 def _place_columns(first: pd.DataFrame, splits: Mapping[str, str]) -> dict[str, Any]:
@@ -189,7 +194,7 @@ def _interval_text(value: float, low: float, high: float, digits: int = 2) -> st
 
 
 def _p_text(p: float) -> str:
-    return "-" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "-" if np.isnan(p) else "<\N{NO-BREAK SPACE}0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _runs_text(runs: pd.DataFrame) -> str:

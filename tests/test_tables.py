@@ -405,6 +405,15 @@ def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run()
     assert score_tables.difference_table(found.iloc[:0], SPLITS).empty
 
 
+def test_outcomes_stand_in_the_order_of_the_profile() -> None:
+    cells = [replace(CELL, outcome=outcome) for outcome in ("stemi", "low_lvef", "mi_any")]
+    cells += [replace(cell, model="mobilenetv2") for cell in cells]
+    made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
+    found: Any = differences(cells, made.get, ScoreSettings(n_draws=5))
+    table = score_tables.difference_table(found, SPLITS)
+    assert table.index.get_level_values("outcome").tolist() == ["STEMI", "Low LVEF", "Any infarction"]
+
+
 @pytest.mark.parametrize("absent", [False, True])
 def test_no_other_run_takes_the_place_of_a_first_one_that_lacks(absent: bool) -> None:
     cells = [replace(CELL, fraction=0.01, draw=draw) for draw in (0, 1, 2)]
