@@ -4,7 +4,7 @@ which intervals hold the truth.
 Tables come as text that is ready to be read; sentences are Markdown. No number on a page is typed by hand.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ from ecglib.style import (
 NOT_ESTIMABLE = "not estimable"
 AS_GOOD = f"as good, within {EQUALITY_MARGIN:g} %"
 AS_GOOD_WORDS = {REPRODUCED: "yes", NOT_REPRODUCED: "no", NOT_TESTABLE: "open"}
+VERDICTS_PAGE = "06_results.html#the-paper-s-claims"
 GAIN_COLUMNS = ("kind", "split", "model", "fraction", *OPTIMISM_COLUMNS)
 
 
@@ -441,12 +442,19 @@ def verdict_sentence(judged: pd.DataFrame) -> str:
     )
 
 
-def claims_table(judged: pd.DataFrame, splits: Mapping[str, str], *, tested: bool) -> Table:
+def claims_table(
+    judged: pd.DataFrame, splits: Mapping[str, str], pages: Container[str], *, tested: bool
+) -> Table:
     """The judged claims for which there is a number of ours, or those for which there is none, and why.
 
-    Each with a link to where such a number stands, where this book has it. `splits` is `study.split_names`.
+    Each with a link to where such a number stands, where this book has it; a number whose page cannot be made
+    of kept predictions was computed just above the table. `splits` is `study.split_names`, `pages`
+    `study.pages`.
     """
     chosen = readable(judged.loc[judged.ours.notna() == tested], splits).set_index("claim")
+    if tested:
+        made = [page.partition(".")[0] in pages for page in chosen["page"]]
+        chosen["page"] = chosen["page"].where(made, VERDICTS_PAGE)
     runs = ["all runs"] if (chosen["all runs"] != "").any() else []
     ours = ["ours", "cell", *runs, "verdict"] if tested else []
     return Table(chosen.loc[:, ["source", "paper", *ours, "reason", "page"]])

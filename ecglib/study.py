@@ -34,7 +34,7 @@ from ecglib.pairs import differences
 from ecglib.preprocessing import fingerprint, require_same
 from ecglib.pretrain import PretrainSettings, pretrain
 from ecglib.probe import ProbeSettings, cache_features, fit_head
-from ecglib.profiles import NOTEBOOKS, Profile, load_profile, meanings, page_key, page_name, word
+from ecglib.profiles import NOTEBOOKS, Profile, load_profile, meanings, page_key, page_name, pages, word
 from ecglib.progress import track
 from ecglib.protocols import PROTOCOLS, score_or_lack
 from ecglib.provenance import atomic_path, commit, digest, machine
@@ -156,6 +156,11 @@ class Study:
         """Share of the ECGs that a split tests on that `seen_rows` holds."""
         tested = np.flatnonzero(self.parts(split) == "test")
         return float(np.isin(tested, self.seen_rows).mean()) if len(tested) else 0.0
+
+    @property
+    def pages(self) -> set[str]:
+        """The notebooks that can be made of this study: of kept predictions not all."""
+        return {notebook for notebook, _ in pages(self.profile, of_predictions=bool(self.kept)).values()}
 
     @cached_property
     def split_names(self) -> dict[str, str]:

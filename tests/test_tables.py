@@ -501,7 +501,7 @@ def test_a_split_is_named_with_what_pretraining_saw_of_it_wherever_its_scores_st
             score_tables.difference_table(equal, splits).to_csv(),
             score_tables.fewer_labels_table(found, splits).to_csv(),
             score_tables.step_gain_table(gains, splits).to_csv(),
-            score_tables.claims_table(judged, splits, tested=True).to_csv(),
+            score_tables.claims_table(judged, splits, (), tested=True).to_csv(),
             score_tables.training_table(cells, lambda _: None, np.zeros(1), splits).to_csv(),
             score_tables.length_sentence(cells, lambda _: {"train": np.arange(9)}, settings, splits),
         ]
@@ -614,11 +614,22 @@ def test_claims_with_and_without_a_number_of_ours_are_all_there_once() -> None:
     rows = scored(CELL, {"honest": 0.9}) + scored(replace(CELL, fraction=0.01), {"honest": 0.88})
     table = pd.DataFrame(rows).assign(n_patients=70, step=1, reason="")
     judged = judge(read_claims(), table, synthetic=False, comparable=True)
-    tested, others = (score_tables.claims_table(judged, SPLITS, tested=flag) for flag in (True, False))
+    tested, others = (score_tables.claims_table(judged, SPLITS, (), tested=flag) for flag in (True, False))
     assert len(tested) > 0
     assert len(tested) + len(others) == len(judged)
     assert (tested["ours"] != "").all()
     assert (others["reason"] != "").all()
+
+
+def test_every_number_beside_a_claim_links_to_a_page_that_is_made() -> None:
+    count = {"outcome": "stemi", "split": "official", "part": "test", "metric": "n_records", "value": 70}
+    counts = pd.DataFrame([count]).assign(n=70)
+    scores = pd.DataFrame(scored(replace(CELL, fraction=0.01), {"honest": 0.88}))
+    scores = scores.assign(n_patients=70, step=1, reason="")
+    judged = judge(read_claims(), scores, synthetic=False, comparable=True, counts=counts, split="official")
+    for pages in ({"01_cohorts", "06_results"}, {"06_results"}):
+        tested: Any = score_tables.claims_table(judged, SPLITS, pages, tested=True)
+        assert {page.partition(".")[0] for page in tested.page} == pages
 
 
 def test_a_table_is_shown_whole() -> None:
