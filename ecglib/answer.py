@@ -4,7 +4,7 @@ The claim: with few labels a network pretrained on ECGs tells patients apart bet
 photographs. It is judged by the interval of a difference, by a rule; no verdict is typed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ecglib.metrics import ScoreSettings, auroc
 from ecglib.protocols import read
 from ecglib.resampling import auroc_draws, mean_of_drawn_runs
 from ecglib.results import CELLS, KeptResults
-from ecglib.style import difference_text, model_name, outcome_name
+from ecglib.style import difference_text, listed, model_name, outcome_name
 
 PROFILE = "ptbxl-tiny"
 OURS, UNTRAINED = "heartbeit", "random"
@@ -157,19 +157,14 @@ def _called(outcome: str) -> str:
     return name if name[:2].isupper() else name[0].lower() + name[1:]
 
 
-def _each(answers: Sequence[Answer], text: Callable[[Answer], str]) -> str:
-    *first, last = map(text, answers)
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def _sentence(answers: Sequence[Answer]) -> str:
     """The lead for each outcome, then the verdict: one for all, or each with its outcomes."""
-    leads = _each(answers, _lead)
+    leads = listed(map(_lead, answers))
     by_verdict: dict[str, list[Answer]] = {}
     for answer in answers:
         by_verdict.setdefault(answer.verdict, []).append(answer)
     verdicts = " and ".join(
-        f"**{verdict}**" + (f" for {_each(of, lambda a: _called(a.outcome))}" if len(by_verdict) > 1 else "")
+        f"**{verdict}**" + (f" for {listed(_called(a.outcome) for a in of)}" if len(by_verdict) > 1 else "")
         for verdict, of in by_verdict.items()
     )
     return f"{leads}: the claim {verdicts}."

@@ -25,6 +25,7 @@ from ecglib.style import (
     MODEL_MARKERS,
     PART_NAMES,
     WARM,
+    WIDTH_IN,
     Plot,
     counts_text,
     model_legend,
@@ -237,7 +238,8 @@ def _filled_and_hollow(figure: Plot, names: Sequence[str]) -> Plot:
         return figure
     faces = (INK, "white")
     handles = [Line2D([], [], marker="o", color=INK, markerfacecolor=face, linestyle="") for face in faces]
-    figure.legend(handles, names, loc="outside upper left", ncols=2)
+    beside = 2 if figure.get_figwidth() == WIDTH_IN else 1  # a single panel has not the room
+    figure.legend(handles, names, loc="outside upper left", ncols=beside)
     return figure
 
 

@@ -34,9 +34,11 @@ from ecglib.style import (
     KIND_NAMES,
     METRIC_NAMES,
     MODEL_NAMES,
+    NO_ROWS,
     PART_NAMES,
     Table,
     least_to_most,
+    listed,
     model_name,
     number_text,
     outcome_name,
@@ -102,6 +104,37 @@ def difference_table(
         **{name: list(texts) for name, texts in tests.items()},
     }
     return _with_runs(first, columns, ["outcome", "split", "part", "labels (%)", "against"])
+
+
+def lead_sentence(
+    differences: pd.DataFrame, splits: Mapping[str, str], *, metric: str = "auroc", kind: str = "finetuned"
+) -> str:
+    """Of one outcome, which models HeartBEiT is ahead of with the same labels: the interval leaves out 0.
+
+    Of several runs the first, as in `difference_table`; a line for each split and part.
+    """
+    chosen = differences.loc[(differences.metric == metric) & (differences.kind == kind)]
+    first = _first_runs(chosen.loc[chosen.fraction == chosen.reference_fraction])
+    lines = []
+    for (split, part), rows in first.loc[first.value.notna()].groupby(["split", "part"], sort=False):
+        readings: dict[str, list[str]] = {}
+        for fraction, of_fraction in rows.groupby("fraction"):
+            readings.setdefault(_standing(of_fraction), []).append(f"{100 * fraction:g}")
+        told = [f"with {listed(of)} % of the labels {standing}" for standing, of in readings.items()]
+        where = f"{PART_NAMES[part]}, {splits[split]}"
+        lines.append(f"**Seen here** ({where}; {METRIC_NAMES[metric]}): HeartBEiT is {'; '.join(told)}.")
+    return "\n\n".join(lines) or NO_ROWS
+
+
+def _standing(rows: pd.DataFrame) -> str:
+    """Whom HeartBEiT is ahead of, behind, and not told apart from."""
+    groups = {"ahead of": rows.low > 0, "behind": rows.high < 0}
+    groups["not told apart from"] = ~(groups["ahead of"] | groups["behind"])
+    return ", ".join(
+        f"{word} {listed(map(model_name, rows.model[chosen]))}"
+        for word, chosen in groups.items()
+        if chosen.any()
+    )
 
 
 def fewer_labels_table(differences: pd.DataFrame, splits: Mapping[str, str]) -> Table:

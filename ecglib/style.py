@@ -174,6 +174,12 @@ def hide_axes(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
+def listed(words: Iterable[str]) -> str:
+    """Words as a sentence lists them: `a, b and c`."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def model_name(model: str) -> str:
     """What readers call a model."""
     return MODEL_NAMES.get(model, model)

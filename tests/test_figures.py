@@ -250,6 +250,13 @@ def test_of_several_draws_the_first_has_its_interval_and_the_others_are_dots() -
         assert list(dots.get_ydata()) == [0.9] * 4
 
 
+@pytest.mark.parametrize("parts", [("test",), ("test", "external")])
+def test_no_legend_is_cut_off(parts: tuple[str, ...]) -> None:
+    plot = score_figures.optimism(scores(parts=parts), SPLITS)
+    (legend,) = plot.legends
+    assert legend.get_window_extent().x1 <= plot.bbox.x1
+
+
 def test_without_an_external_part_there_is_one_panel() -> None:
     assert len(axes_of(score_figures.over_fractions(scores(parts=("test",)), SPLITS))) == 1
 

@@ -405,6 +405,30 @@ def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run()
     assert score_tables.difference_table(found.iloc[:0], SPLITS).empty
 
 
+def test_a_sentence_says_whom_heartbeit_leads_by_the_interval_of_the_first_run() -> None:
+    limits = {
+        ("random", 0.1): (0.01, 0.2),
+        ("mobilenetv2", 0.1): (-0.2, -0.01),
+        ("efficientnet_lite2", 0.1): (-1, 1),
+        ("random", 1.0): (0.01, 0.1),
+        ("mobilenetv2", 1.0): (0.02, 0.2),
+        ("efficientnet_lite2", 1.0): (0.1, 1),
+    }
+    rows = [
+        fewer_labels("stemi", *ends) | {"model": model, "fraction": fraction, "reference_fraction": fraction}
+        for (model, fraction), ends in limits.items()
+    ]
+    found = pd.DataFrame(rows).assign(metric="auroc", split="official", reason="")
+    others = found.assign(draw=1, low=-1.0, high=1.0)
+    said = score_tables.lead_sentence(pd.concat([found, others]), SPLITS, kind="head")
+    assert said == (
+        "**Seen here** (Internal test, official; AUROC): HeartBEiT is with 10 % of the labels ahead of "
+        "random weights, behind MobileNetV2, not told apart from EfficientNet-Lite2; with 100 % of the "
+        "labels ahead of EfficientNet-Lite2, MobileNetV2 and random weights."
+    )
+    assert score_tables.lead_sentence(found, SPLITS) == NO_ROWS, "no other kind's"
+
+
 def test_outcomes_stand_in_the_order_of_the_profile() -> None:
     cells = [replace(CELL, outcome=outcome) for outcome in ("stemi", "low_lvef", "mi_any")]
     cells += [replace(cell, model="mobilenetv2") for cell in cells]
