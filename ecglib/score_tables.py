@@ -390,14 +390,19 @@ def optimism_table(scores: pd.DataFrame, splits: Mapping[str, str], metric: str 
 
     `splits` is `study.split_names`.
     """
-    known = scores.loc[(scores.metric == metric) & scores.value.notna()].assign(
-        width=lambda s: s.high - s.low
+    known = scores.loc[(scores.metric == metric) & scores.value.notna()]
+    known = known.assign(
+        width=known.high - known.low,
+        outcome=_in_order(known.outcome, outcome_name, dict.fromkeys(known.outcome)),
+        split=known.split.map(splits),
+        kind=_in_order(known.kind, KIND_NAMES.get, KIND_NAMES),
+        part=_in_order(known.part, PART_NAMES.get, PART_NAMES),
     )
     keys = ["outcome", "kind", "part", "split", "fraction", "model", "draw", "seed"]
     honest, paper = (known.loc[known.protocol == p].set_index(keys) for p in ("honest", "paper"))
     ratio = honest.width / paper.width
     table = honest[["n", "n_positive"]].assign(gain=paper.value - honest.value, ratio=ratio)
-    by = table.groupby(["outcome", "split", "kind", "part"])
+    by = table.groupby(["outcome", "split", "kind", "part"], observed=True)
     summary = pd.DataFrame(
         {
             **_count_columns(by.first()),
@@ -407,8 +412,7 @@ def optimism_table(scores: pd.DataFrame, splits: Mapping[str, str], metric: str 
             "honest interval is wider by (times, median)": by.ratio.median().round(1),
         }
     )
-    names = {outcome: outcome_name(outcome) for outcome in set(known.outcome)}
-    return Table(summary.rename(index={**names, **splits, **KIND_NAMES, **PART_NAMES}))
+    return Table(summary)
 
 
 def not_estimable_sentence(scores: pd.DataFrame) -> str:

@@ -154,6 +154,7 @@ def test_the_published_scores_are_those_of_the_notes() -> None:
 def test_a_grid_of_heads_alone_has_no_fine_tuned_cell_to_show() -> None:
     profile = load_profile("smoke", ["05_finetuning.models=[]"])
     of: Any = SimpleNamespace(profile=profile, kept=None)
+    of.planned = lambda outcome: Study.planned(of, outcome)
     of.grid = lambda outcome: Study.grid(of, outcome)
     assert audit_study.own_precision(of).to_numpy().tolist() == [["not estimable"]]
 
@@ -170,6 +171,7 @@ def test_own_predictions_are_read_at_the_step_chosen_on_validation() -> None:
     cell = pd.concat(tables)
     profile = load_profile("smoke", ["05_finetuning.models=[heartbeit]"])
     of: Any = SimpleNamespace(profile=profile, predictions=lambda _: cell, kept=None, split_names=SPLITS)
+    of.planned = lambda outcome: Study.planned(of, outcome)
     of.grid = lambda outcome: Study.grid(of, outcome)
     row = audit_study.own_precision(of).loc[("STEMI", "official", "HeartBEiT")]
     assert row[["ECGs", "positive"]].tolist() == ["100", "50"]
