@@ -19,7 +19,7 @@ from ecglib.cohort import Cohort
 from ecglib.domain_shift import histograms, pairwise_wasserstein
 from ecglib.errors import EcglibError
 from ecglib.intervals import hanley_mcneil_error
-from ecglib.style import METRIC_NAMES, Table, outcome_name
+from ecglib.style import METRIC_NAMES, Table, model_name, outcome_name
 
 FACTS_FILE = CLAIMS_FILE.with_name("audit_facts.csv")
 ROUNDING = 0.005  # of a number printed with two digits
@@ -325,7 +325,8 @@ def _interval_checks(claims: pd.DataFrame) -> list[dict[str, str]]:
         value, low, high = (claim[name] for name in ("paper_value", "paper_low", "paper_high"))
         place = (value - low) / (high - low)
         verdict = "not of this value" if not 0.25 <= place <= 0.75 else "agree"
-        name = f"{METRIC_NAMES[claim['metric']]} of {claim['model']}, {outcome_name(claim['outcome'])}"
+        whose = f"{model_name(claim['model'])}, {outcome_name(claim['outcome'])}"
+        name = f"{METRIC_NAMES[claim['metric']]} of {whose}"
         middle = f"{low:.2f}-{high:.2f}, middle {(low + high) / 2:.2f}"
         rows.append(_row(f"{name}, and its interval", f"{value:.2f}", middle, verdict))
     return rows
@@ -341,7 +342,7 @@ def _relative_checks(claims: pd.DataFrame) -> list[dict[str, str]]:
             a, b = (float(values.loc[[key]].iloc[0]) for key in pair)
             low, high = ((a - s) / (b + s) * 100 - 100 for s in (ROUNDING, -ROUNDING))
             fits = "agree" if low <= claim["paper_value"] <= high else "cannot both be right"
-            name = f"{outcome_name(claim['outcome'])}: HeartBEiT over {claim['reference']}"
+            name = f"{outcome_name(claim['outcome'])}: HeartBEiT over {model_name(claim['reference'])}"
             found = f"{a:.2f} / {b:.2f}: {low:.1f} to {high:.1f} %"
             rows.append(_row(name, f"{claim['paper_value']:g} %", found, fits))
     return rows

@@ -120,13 +120,14 @@ def progress_table(study: Study, cells: Sequence[Cell], kept: KeptResults | None
     counts = ["cells", "done", "lack", "unstable", "not estimable"]
     groups = pd.DataFrame(rows, columns=pd.Index([*keys, *counts, "minutes each"])).groupby(keys, sort=False)
     table = groups[counts].sum()
-    return table.join(groups["minutes each"].mean()).reset_index()
+    return table.join(groups["minutes each"].median()).reset_index()
 
 
 def lacking_sentence(table: pd.DataFrame) -> str:
     """How long the cells that lack in a `progress_table` would take.
 
-    Each as long, in the mean, as those done of its kind and label fraction; where none is, of its kind.
+    Each as long as the median (a machine may have slept over one) of those done of its kind and label
+    fraction; where none is, as those of its kind.
     """
     spent = table["minutes each"].fillna(0) * table["done"]
 
@@ -138,7 +139,7 @@ def lacking_sentence(table: pd.DataFrame) -> str:
     unknown = table.loc[hours.isna(), "lack"].sum()
     told = [f"{table['lack'].sum()} cells lack"]
     if hours.any():
-        told.append(f"about {hours.sum():.1f} hours at the mean of those done of the same kind")
+        told.append(f"about {hours.sum():.1f} hours at the median of those done of the same kind")
     if unknown:
         told.append(f"{unknown} of them are of a kind of which none is done, so their hours are unknown")
     return "; ".join(told)

@@ -145,7 +145,7 @@ def test_the_papers_slips_are_found_and_what_fits_is_said_to_fit() -> None:
     assert verdicts["STEMI: fine-tuning and test make all"] == "cannot both be right: +2"
     assert verdicts["Internal test: LVEF and HCM"].startswith("equal")
     odd = verdicts[verdicts == "not of this value"]
-    assert [name.split(",")[0] for name in odd.index] == ["AUPRC of heartbeit", "AUPRC of vit_b16"]
+    assert [name.split(",")[0] for name in odd.index] == ["AUPRC of HeartBEiT", "AUPRC of ViT-B/16"]
     assert (verdicts[verdicts.index.str.contains("HeartBEiT over")] == "agree").sum() == 3
 
 
@@ -159,8 +159,8 @@ def test_the_verdicts_follow_the_numbers(monkeypatch: pytest.MonkeyPatch) -> Non
     verdicts = audit.consistency_table()["verdict"]
     assert verdicts["STEMI: fine-tuning and test make all"] == "agree"
     assert verdicts["Internal test: LVEF and HCM"] == "they differ"
-    assert verdicts["HCM: HeartBEiT over vit_b16"] == "cannot both be right"
-    assert verdicts["AUPRC of heartbeit, STEMI, and its interval"] == "agree"
+    assert verdicts["HCM: HeartBEiT over ViT-B/16"] == "cannot both be right"
+    assert verdicts["AUPRC of HeartBEiT, STEMI, and its interval"] == "agree"
 
 
 # --- average precision ---

@@ -443,8 +443,8 @@ def test_where_no_cell_is_wanted_none_lacks(world: Path) -> None:
 @pytest.mark.parametrize(
     ("n_finetuned", "told"),
     [
-        (0, "16 cells lack; about 1.0 hours at the mean of those done of the same kind"),
-        (7, "23 cells lack; about 1.0 hours at the mean of those done of the same kind; 7 of them are of"),
+        (0, "16 cells lack; about 1.0 hours at the median of those done of the same kind"),
+        (7, "23 cells lack; about 1.0 hours at the median of those done of the same kind; 7 of them are of"),
     ],
 )
 def test_the_hours_of_lacking_cells_are_those_of_done_cells_of_their_kind(
