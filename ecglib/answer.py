@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from ecglib.grid import Cell
 from ecglib.intervals import percentile
@@ -16,13 +17,12 @@ from ecglib.metrics import ScoreSettings, auroc
 from ecglib.protocols import read
 from ecglib.resampling import auroc_draws, mean_of_drawn_runs
 from ecglib.results import CELLS, KeptResults
-from ecglib.style import difference_text, listed, model_name, outcome_name
+from ecglib.style import KIND_NAMES, Table, difference_text, listed, model_name, outcome_name
 
 PROFILE = "ptbxl-tiny"
 OURS, UNTRAINED = "heartbeit", "random"
 SPLIT, PART = "official", "test"
 HOW = {"finetuned": "with all weights fine-tuned", "head": "with a linear head on frozen features"}
-LEARNS = {"finetuned": "all weights", "head": "a linear head"}
 CLAIM = (
     "**The central claim, tested** (with few labels, pretraining on ECGs beats pretraining on photographs)."
 )
@@ -69,9 +69,10 @@ class Answer:
         low, high = percentile(self.ours.draws - other.draws, self.confidence)
         return self.ours.value - other.value, low, high
 
-    def spread(self, other: Mean) -> float:
-        """Standard deviation of that difference between draws of the labels; not a number of a single one."""
-        return float(np.std(self.ours.values - other.values, ddof=1)) if self.n_runs > 1 else np.nan
+    @property
+    def spread(self) -> float:
+        """Standard deviation between draws of the labels, two at least, of the difference to photographs."""
+        return float(np.std(self.ours.values - self.photographs.values, ddof=1))
 
     @property
     def verdict(self) -> str:
@@ -101,7 +102,7 @@ def central_answer(folder: Path, settings: ScoreSettings | None = None) -> str:
         *(f"{HOW[kind].capitalize()} it is {other}" for kind, other in others),
     ]
     told += [] if "finetuned" in answers else [NOT_TUNED]
-    below = [_table(answers), _caveat(answers), _legend(settings)]
+    below = [_table(answers)._repr_html_(), _caveat(answers), _legend(settings)]
     return "\n\n".join([f"{CLAIM} {' '.join(told)}", *filter(None, below)]) + "\n"
 
 
@@ -175,27 +176,22 @@ def _lead(answer: Answer) -> str:
     return f"{difference_text(*answer.minus(answer.photographs))} for {_called(answer.outcome)}{by}"
 
 
-def _table(answers: Mapping[str, Sequence[Answer]]) -> str:
-    """What the sentences stand on, in Markdown."""
-    head = ("Learns", "Outcome (positive ECGs)", "Draws", "HeartBEiT", "Best on photographs", "Lead")
-    lines = [_line(*head, "Lead over random weights"), _line(*["---"] * 7)]
-    for kind, of_kind in answers.items():
-        for a in of_kind:
-            outcome = f"{outcome_name(a.outcome)} ({a.ours.n_positive:,} of {a.ours.n:,})"
-            scores = f"{a.ours.value:.3f}", f"{a.photographs.value:.3f}, {model_name(a.photographs.model)}"
-            gaps = (_gap(a, other) for other in (a.photographs, a.untrained))
-            lines.append(_line(LEARNS[kind], outcome, str(a.n_runs), *scores, *gaps))
-    return "\n".join(lines)
-
-
-def _line(*texts: str) -> str:
-    return f"| {' | '.join(texts)} |"
-
-
-def _gap(answer: Answer, other: Mean) -> str:
-    """Difference to another network, and of several draws how it spreads from one to the other."""
-    gap = difference_text(*answer.minus(other))
-    return gap if answer.n_runs == 1 else f"{gap}, SD {answer.spread(other):.3f}"
+def _table(answers: Mapping[str, Sequence[Answer]]) -> Table:
+    """What the sentences stand on."""
+    rows = {
+        f"{outcome_name(a.outcome)}, {KIND_NAMES[kind]}": {
+            "positive ECGs": f"{a.ours.n_positive:,} of {a.ours.n:,}",
+            "draws": str(a.n_runs),
+            "HeartBEiT": f"{a.ours.value:.3f}",
+            "best on photographs": f"{a.photographs.value:.3f}, {model_name(a.photographs.model)}",
+            "lead": difference_text(*a.minus(a.photographs)),
+            "its SD over draws": f"{a.spread:.3f}" if a.n_runs > 1 else "-",
+            "lead over random weights": difference_text(*a.minus(a.untrained)),
+        }
+        for kind, of_kind in answers.items()
+        for a in of_kind
+    }
+    return Table(pd.DataFrame.from_dict(rows, orient="index"))
 
 
 def _caveat(answers: Mapping[str, Sequence[Answer]]) -> str:
@@ -217,7 +213,7 @@ def _caveat(answers: Mapping[str, Sequence[Answer]]) -> str:
 def _legend(settings: ScoreSettings) -> str:
     return (
         f"AUROC on fold 10 in the mean over draws of the labels, {100 * settings.confidence:g} % intervals "
-        "over patients and (where there are several) draws, SD over draws. The best network pretrained on "
+        "over patients and (where there are several) draws. The best network pretrained on "
         "photographs is the one that is best on validation; *random weights* is HeartBEiT's network without "
         "pretraining. The claim *holds* where the interval lies above 0, and *is contradicted* where it lies "
         "below."
