@@ -1,4 +1,4 @@
-"""HeartBEiT beside each other model of a grid: which cells may be compared, and by how much they differ."""
+"""Cells of a grid in pairs: HeartBEiT and each other model, a fine-tuned model and a head on its features."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,42 @@ def differences(
     without numbers, whose `reason` says what lacks; one row, where no pair has any.
     """
 
-    @lru_cache(maxsize=32)  # each cell of HeartBEiT meets several others, one after the other
+    pairs = [
+        (ours, theirs, asdict(replace(ours, model=theirs.model)) | {"reference_fraction": theirs.fraction})
+        for ours, theirs in _pairs(cells)
+    ]
+    return _compare(pairs, predictions_of, settings, lack_of)
+
+
+def gains_of_tuning(
+    cells: Sequence[Cell],
+    predictions_of: Callable[[Cell], pd.DataFrame | None],
+    settings: ScoreSettings,
+    *,
+    lack_of: Callable[[Cell], str] = lambda _: "no predictions",
+) -> pd.DataFrame:
+    """Each model with all weights fine-tuned minus a linear head on its frozen features, in the same way.
+
+    Of the same labels and seed; rows as in `differences`, `model` and both fractions being the cell's own.
+    """
+    heads = {replace(cell, kind="finetuned"): cell for cell in cells if cell.kind == "head"}
+    pairs = [
+        (cell, heads[cell], asdict(cell) | {"reference_fraction": cell.fraction})
+        for cell in cells
+        if cell in heads
+    ]
+    return _compare(pairs, predictions_of, settings, lack_of)
+
+
+def _compare(
+    pairs: Sequence[tuple[Cell, Cell, dict[str, Any]]],
+    predictions_of: Callable[[Cell], pd.DataFrame | None],
+    settings: ScoreSettings,
+    lack_of: Callable[[Cell], str],
+) -> pd.DataFrame:
+    """The first of each pair minus the second, with the columns that name the pair."""
+
+    @lru_cache(maxsize=32)  # a cell may meet several others, one after the other
     def read_of(cell: Cell) -> tuple[Mapping[str, Part], Mapping[str, float]] | None:
         predictions = predictions_of(cell)
         if predictions is None:
@@ -47,9 +82,8 @@ def differences(
         return read_parts(predictions, PROTOCOL, settings), _on_validation(predictions)
 
     found, lacking = [], []
-    for ours, theirs in _pairs(cells):
+    for ours, theirs, columns in pairs:
         a, b = read_of(ours), read_of(theirs)
-        columns = asdict(replace(ours, model=theirs.model)) | {"reference_fraction": theirs.fraction}
         if a is None or b is None:
             cell = ours if a is None else theirs
             reason = f"{model_name(cell.model)}: {lack_of(cell)}"

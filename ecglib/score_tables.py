@@ -137,6 +137,36 @@ def _standing(rows: pd.DataFrame) -> str:
     )
 
 
+def tuning_table(gains: pd.DataFrame, splits: Mapping[str, str]) -> Table:
+    """Each fine-tuned model's AUROC minus that of a head on its frozen features; as in `difference_table`."""
+    return Table(difference_table(gains, splits).rename_axis(index={"against": "model"}))
+
+
+def tuning_sentence(gains: pd.DataFrame, splits: Mapping[str, str]) -> str:
+    """For which models training all weights is better than a head on frozen features, and for which worse.
+
+    Of one outcome, by the interval of the first run's difference in AUROC; a line for each split and part.
+    """
+    first = _first_runs(gains.loc[gains.metric == "auroc"])
+    lines = []
+    for (split, part), rows in first.loc[first.value.notna()].groupby(["split", "part"], sort=False):
+        groups = {"better": rows.low > 0, "worse": rows.high < 0}
+        groups["not told apart"] = ~(groups["better"] | groups["worse"])
+        told = [f"{word} for {_with_fractions(rows[of])}" for word, of in groups.items() if of.any()]
+        where = f"{PART_NAMES[part]}, {splits[split]}"
+        lines.append(f"**Seen here** ({where}), all weights against a head: {'; '.join(told)}.")
+    return "\n\n".join(lines) or NO_ROWS
+
+
+def _with_fractions(rows: pd.DataFrame) -> str:
+    """The models, each with its shares of the labels: `HeartBEiT (10 and 100 %)`."""
+    names = []
+    for model, fractions in rows.groupby("model", sort=False).fraction:
+        percents = listed(f"{100 * fraction:g}" for fraction in sorted(fractions))
+        names.append(f"{model_name(model)} ({percents} %)")
+    return listed(names)
+
+
 def fewer_labels_table(differences: pd.DataFrame, splits: Mapping[str, str]) -> Table:
     """HeartBEiT with few labels minus each other model with more, and whether it is as good.
 

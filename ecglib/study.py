@@ -30,7 +30,7 @@ from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings
 from ecglib.metrics import ScoreSettings
 from ecglib.opening import open_data, open_kept, runs_folder
-from ecglib.pairs import differences
+from ecglib.pairs import differences, gains_of_tuning
 from ecglib.preprocessing import fingerprint, require_same
 from ecglib.pretrain import PretrainSettings, pretrain
 from ecglib.probe import ProbeSettings, cache_features, fit_head
@@ -465,6 +465,14 @@ class Study:
             return differences(cells, self.predictions, settings, lack_of=self.lack)
 
         return self._from_predictions("differences", outcome, compare, "ecglib.pairs")
+
+    def gains_of_tuning(self, outcome: str) -> pd.DataFrame:
+        """Each fine-tuned model minus a head on its frozen features: the table of `pairs.gains_of_tuning`."""
+
+        def compare(cells: list[Cell], settings: ScoreSettings) -> pd.DataFrame:
+            return gains_of_tuning(cells, self.predictions, settings, lack_of=self.lack)
+
+        return self._from_predictions("gains_of_tuning", outcome, compare, "ecglib.pairs")
 
     def _from_predictions(
         self,

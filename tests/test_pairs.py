@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from ecglib.grid import Cell, GridSettings
 from ecglib.metrics import ScoreSettings
-from ecglib.pairs import FEWER_LABELS, differences
+from ecglib.pairs import FEWER_LABELS, differences, gains_of_tuning
 from ecglib.score_tables import difference_table
 
 FEW_DRAWS = ScoreSettings(n_draws=20)
@@ -62,3 +62,18 @@ def test_without_predictions_there_is_no_difference_but_a_reason() -> None:
     assert set(nothing.reason) == {"HeartBEiT: it was not run"}
     assert difference_table(nothing, SPLITS).empty
     assert differences([], made(GRID).get, FEW_DRAWS).empty
+
+
+def test_tuning_is_compared_with_a_head_on_the_same_labels() -> None:
+    predictions = made(GRID)
+    table = gains_of_tuning(GRID, predictions.get, FEW_DRAWS)
+    rows = table[table.metric == "auroc"].set_index("fraction")
+    assert set(table.model) == {"heartbeit"}, "random weights have no heads in this grid"
+    for fraction in (0.1, 1.0):
+        tuned, head = (
+            roc_auc_score(test.y_true, test.y_score)
+            for kind in ("finetuned", "head")
+            for test in [predictions[Cell("stemi", "heartbeit", kind, "official", fraction, 0, 0)]]
+            for test in [test[test.part == "test"]]
+        )
+        assert rows.value[fraction] == pytest.approx(tuned - head)

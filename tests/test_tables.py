@@ -429,6 +429,24 @@ def test_a_sentence_says_whom_heartbeit_leads_by_the_interval_of_the_first_run()
     assert score_tables.lead_sentence(found, SPLITS) == NO_ROWS, "no other kind's"
 
 
+def test_a_sentence_says_for_whom_tuning_pays() -> None:
+    limits = {("heartbeit", 0.1): (-0.2, -0.1), ("mobilenetv2", 0.1): (0.1, 0.2), ("random", 0.1): (-1, 1)}
+    limits |= {("heartbeit", 1.0): (-0.3, -0.1), ("random", 1.0): (0.1, 0.2)}
+    rows = [
+        fewer_labels("stemi", *ends) | {"model": model, "fraction": fraction, "reference_fraction": fraction}
+        for (model, fraction), ends in limits.items()
+    ]
+    gains = pd.DataFrame(rows).assign(metric="auroc", kind="finetuned", p=0.5, reason="")
+    gains["split"] = "official"
+    assert score_tables.tuning_sentence(gains, SPLITS) == (
+        "**Seen here** (Internal test, official), all weights against a head: better for MobileNetV2 (10 %) "
+        "and random weights (100 %); worse for HeartBEiT (10 and 100 %); "
+        "not told apart for random weights (10 %)."
+    )
+    assert score_tables.tuning_table(gains, SPLITS).index.names[-1] == "model"
+    assert score_tables.tuning_sentence(gains.iloc[:0], SPLITS) == NO_ROWS
+
+
 def test_outcomes_stand_in_the_order_of_the_profile() -> None:
     cells = [replace(CELL, outcome=outcome) for outcome in ("stemi", "low_lvef", "mi_any")]
     cells += [replace(cell, model="mobilenetv2") for cell in cells]
