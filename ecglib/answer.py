@@ -70,11 +70,6 @@ class Answer:
         return self.ours.value - other.value, low, high
 
     @property
-    def spread(self) -> float:
-        """Standard deviation between draws of the labels, two at least, of the difference to photographs."""
-        return float(np.std(self.ours.values - self.photographs.values, ddof=1))
-
-    @property
     def verdict(self) -> str:
         """What the interval of the difference to photographs says of the claim."""
         _, low, high = self.minus(self.photographs)
@@ -185,7 +180,6 @@ def _table(answers: Mapping[str, Sequence[Answer]]) -> Table:
             "HeartBEiT": f"{a.ours.value:.3f}",
             "best on photographs": f"{a.photographs.value:.3f}, {model_name(a.photographs.model)}",
             "lead": difference_text(*a.minus(a.photographs)),
-            "its SD over draws": f"{a.spread:.3f}" if a.n_runs > 1 else "-",
             "lead over random weights": difference_text(*a.minus(a.untrained)),
         }
         for kind, of_kind in answers.items()
