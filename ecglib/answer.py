@@ -17,12 +17,13 @@ from ecglib.metrics import ScoreSettings, auroc
 from ecglib.protocols import read
 from ecglib.resampling import auroc_draws, mean_of_drawn_runs
 from ecglib.results import CELLS, KeptResults
-from ecglib.style import KIND_NAMES, Table, difference_text, listed, model_name, outcome_name
+from ecglib.style import Table, difference_text, listed, model_name, outcome_name
 
 PROFILE = "ptbxl-tiny"
 OURS, UNTRAINED = "heartbeit", "random"
 SPLIT, PART = "official", "test"
 HOW = {"finetuned": "with all weights fine-tuned", "head": "with a linear head on frozen features"}
+LEARNS = {"finetuned": "fine-tuned", "head": "head"}
 CLAIM = (
     "**The central claim, tested** (with few labels, pretraining on ECGs beats pretraining on photographs)."
 )
@@ -174,9 +175,8 @@ def _lead(answer: Answer) -> str:
 def _table(answers: Mapping[str, Sequence[Answer]]) -> Table:
     """What the sentences stand on."""
     rows = {
-        f"{outcome_name(a.outcome)}, {KIND_NAMES[kind]}": {
+        f"{outcome_name(a.outcome)}, {LEARNS[kind]}, {a.n_runs} draw{'s' * (a.n_runs > 1)}": {
             "positive ECGs": f"{a.ours.n_positive:,} of {a.ours.n:,}",
-            "draws": str(a.n_runs),
             "HeartBEiT": f"{a.ours.value:.3f}",
             "best on photographs": f"{a.photographs.value:.3f}, {model_name(a.photographs.model)}",
             "lead": difference_text(*a.minus(a.photographs)),

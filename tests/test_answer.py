@@ -81,8 +81,8 @@ def test_the_numbers_are_means_over_draws_at_the_smallest_fraction(tmp_path: Pat
     lead, untrained = (f"{mean['heartbeit'] - mean[other]:+.3f} (" for other in (best, "random"))
     assert "With 1 % of the labels of PTB-XL, our HeartBEiT's lead in AUROC over" in said
     assert f"is, with all weights fine-tuned, {lead}" in said
-    name, size, draws, ours, theirs, *leads = shown(said)
-    assert (name, size, draws) == ("STEMI, fine-tuned", "50 of 200", "2")
+    name, size, ours, theirs, *leads = shown(said)
+    assert (name, size) == ("STEMI, fine-tuned, 2 draws", "50 of 200")
     assert (ours, theirs) == (f"{mean['heartbeit']:.3f}", f"{mean[best]:.3f}, {model_name(best)}")
     assert [leads[0].startswith(lead), leads[1].startswith(untrained)] == [True, True]
 
@@ -106,8 +106,8 @@ ONE_DRAW = Answer("stemi", 0.01, 1, *(mean(value) for value in (0.8, 0.7, 0.6)),
 def test_a_verdict_of_one_draw_is_called_so() -> None:
     lead = "+0.100 (+0.100 to +0.100)"
     assert _sentence([ONE_DRAW]) == f"{lead} for STEMI, by one draw of the labels: the claim **holds**."
-    row = _table({"head": [ONE_DRAW]}).loc["STEMI, head on frozen features"]
-    assert row.tolist()[1:5] == ["1", "0.800", "0.700, MobileNetV2", lead]
+    row = _table({"head": [ONE_DRAW]}).loc["STEMI, head, 1 draw"]
+    assert row.tolist()[1:4] == ["0.800", "0.700, MobileNetV2", lead]
 
 
 def test_outcomes_share_a_verdict_or_have_each_their_own() -> None:
@@ -157,8 +157,8 @@ def test_the_answer_is_one_sentence_of_fine_tuned_networks_and_one_of_heads(tmp_
     assert HOW["finetuned"] in tuned
     assert heads.startswith("With a linear head on frozen features it is ")
     rows = shown(central_answer(tmp_path, SETTINGS))
-    of_tuned, of_heads = rows[:7], rows[7:]
-    assert (of_tuned[0], of_heads[0]) == ("STEMI, fine-tuned", "STEMI, head on frozen features")
+    of_tuned, of_heads = rows[:6], rows[6:]
+    assert (of_tuned[0], of_heads[0]) == ("STEMI, fine-tuned, 2 draws", "STEMI, head, 2 draws")
     assert of_tuned[1:] == of_heads[1:], "the same predictions, the same numbers"
 
 
