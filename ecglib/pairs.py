@@ -14,6 +14,7 @@ from ecglib.metrics import ScoreSettings, point_scores
 from ecglib.protocols import read, read_parts
 from ecglib.style import model_name
 
+Pair = tuple[Cell, Cell]
 PROTOCOL = "honest"
 FEWER_LABELS = (0.1, 1.0)  # HeartBEiT's share of the labels and the other's (Discussion: a tenth does)
 DIFFERENCE_COLUMNS = (
@@ -23,56 +24,39 @@ DIFFERENCE_COLUMNS = (
 )
 
 
+def against_others(cells: Sequence[Cell]) -> list[Pair]:
+    """Cells of HeartBEiT, each with those of another model: the same labels, or FEWER_LABELS."""
+
+    def comparable(ours: Cell, theirs: Cell) -> bool:
+        alike = all(getattr(ours, n) == getattr(theirs, n) for n in ("outcome", "kind", "split", "seed"))
+        same_draw = (ours.fraction, ours.draw) == (theirs.fraction, theirs.draw)
+        return alike and (same_draw or (ours.fraction, theirs.fraction) == FEWER_LABELS)
+
+    ours = [cell for cell in cells if cell.model == "heartbeit"]
+    others = [cell for cell in cells if cell.model != "heartbeit"]
+    return [(a, b) for a, b in itertools.product(ours, others) if comparable(a, b)]
+
+
+def against_heads(cells: Sequence[Cell]) -> list[Pair]:
+    """Fine-tuned cells, each with that of a linear head on the model's frozen features; the same labels."""
+    heads = {replace(cell, kind="finetuned"): cell for cell in cells if cell.kind == "head"}
+    return [(cell, heads[cell]) for cell in cells if cell in heads]
+
+
 def differences(
-    cells: Sequence[Cell],
+    pairs: Sequence[Pair],
     predictions_of: Callable[[Cell], pd.DataFrame | None],
     settings: ScoreSettings,
     *,
     lack_of: Callable[[Cell], str] = lambda _: "no predictions",
 ) -> pd.DataFrame:
-    """HeartBEiT minus each other model on the same patients, read as `honest`, by paired bootstrap.
+    """The first cell of each pair minus the second on the same patients, as `honest`, by paired bootstrap.
 
-    Both have the same label fraction, or FEWER_LABELS. One row for each pair of cells, part and metric:
-    `comparisons.paired_difference` with the columns of the cell, whose `fraction` is HeartBEiT's,
-    `reference_fraction` (the other model's) and `on_validation`, the other model's score there.
+    One row for each pair, part and metric: `comparisons.paired_difference` with the columns of the first cell
+    but the second's `model`, and of the second its `reference_fraction` and `on_validation`, its score there.
     `predictions_of` is `study.predictions`, `lack_of` `study.lack`. A pair without predictions has rows
     without numbers, whose `reason` says what lacks; one row, where no pair has any.
     """
-
-    pairs = [
-        (ours, theirs, asdict(replace(ours, model=theirs.model)) | {"reference_fraction": theirs.fraction})
-        for ours, theirs in _pairs(cells)
-    ]
-    return _compare(pairs, predictions_of, settings, lack_of)
-
-
-def gains_of_tuning(
-    cells: Sequence[Cell],
-    predictions_of: Callable[[Cell], pd.DataFrame | None],
-    settings: ScoreSettings,
-    *,
-    lack_of: Callable[[Cell], str] = lambda _: "no predictions",
-) -> pd.DataFrame:
-    """Each model with all weights fine-tuned minus a linear head on its frozen features, in the same way.
-
-    Of the same labels and seed; rows as in `differences`, `model` and both fractions being the cell's own.
-    """
-    heads = {replace(cell, kind="finetuned"): cell for cell in cells if cell.kind == "head"}
-    pairs = [
-        (cell, heads[cell], asdict(cell) | {"reference_fraction": cell.fraction})
-        for cell in cells
-        if cell in heads
-    ]
-    return _compare(pairs, predictions_of, settings, lack_of)
-
-
-def _compare(
-    pairs: Sequence[tuple[Cell, Cell, dict[str, Any]]],
-    predictions_of: Callable[[Cell], pd.DataFrame | None],
-    settings: ScoreSettings,
-    lack_of: Callable[[Cell], str],
-) -> pd.DataFrame:
-    """The first of each pair minus the second, with the columns that name the pair."""
 
     @lru_cache(maxsize=32)  # a cell may meet several others, one after the other
     def read_of(cell: Cell) -> tuple[Mapping[str, Part], Mapping[str, float]] | None:
@@ -82,8 +66,9 @@ def _compare(
         return read_parts(predictions, PROTOCOL, settings), _on_validation(predictions)
 
     found, lacking = [], []
-    for ours, theirs, columns in pairs:
+    for ours, theirs in pairs:
         a, b = read_of(ours), read_of(theirs)
+        columns = asdict(replace(ours, model=theirs.model)) | {"reference_fraction": theirs.fraction}
         if a is None or b is None:
             cell = ours if a is None else theirs
             reason = f"{model_name(cell.model)}: {lack_of(cell)}"
@@ -108,16 +93,3 @@ def _on_validation(predictions: pd.DataFrame) -> dict[str, float]:
     """Both scores on validation at the step that is best there; none where a class lacks."""
     reading = read(predictions, PROTOCOL, "validation")
     return {} if reading.reason else point_scores(*reading.arrays[:2])
-
-
-def _pairs(cells: Sequence[Cell]) -> list[tuple[Cell, Cell]]:
-    """Cells of HeartBEiT and of another model that may be compared."""
-
-    def comparable(ours: Cell, theirs: Cell) -> bool:
-        alike = all(getattr(ours, n) == getattr(theirs, n) for n in ("outcome", "kind", "split", "seed"))
-        same_draw = (ours.fraction, ours.draw) == (theirs.fraction, theirs.draw)
-        return alike and (same_draw or (ours.fraction, theirs.fraction) == FEWER_LABELS)
-
-    ours = [cell for cell in cells if cell.model == "heartbeit"]
-    others = [cell for cell in cells if cell.model != "heartbeit"]
-    return [(a, b) for a, b in itertools.product(ours, others) if comparable(a, b)]

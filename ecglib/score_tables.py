@@ -4,7 +4,7 @@ which intervals hold the truth.
 Tables come as text that is ready to be read; sentences are Markdown. No number on a page is typed by hand.
 """
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -116,25 +116,32 @@ def lead_sentence(
     chosen = differences.loc[(differences.metric == metric) & (differences.kind == kind)]
     first = _first_runs(chosen.loc[chosen.fraction == chosen.reference_fraction])
     lines = []
-    for (split, part), rows in first.loc[first.value.notna()].groupby(["split", "part"], sort=False):
+    for where, rows in _places(first, splits):
         readings: dict[str, list[str]] = {}
         for fraction, of_fraction in rows.groupby("fraction"):
             readings.setdefault(_standing(of_fraction), []).append(f"{100 * fraction:g}")
         told = [f"with {listed(of)} % of the labels {standing}" for standing, of in readings.items()]
-        where = f"{PART_NAMES[part]}, {splits[split]}"
         lines.append(f"**Seen here** ({where}; {METRIC_NAMES[metric]}): HeartBEiT is {'; '.join(told)}.")
     return "\n\n".join(lines) or NO_ROWS
 
 
+def _places(first: pd.DataFrame, splits: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    """The name of each split and part, and what is known there."""
+    for (split, part), rows in first.loc[first.value.notna()].groupby(["split", "part"], sort=False):
+        yield f"{PART_NAMES[part]}, {splits[split]}", rows
+
+
+def _by_interval(rows: pd.DataFrame, above: str, below: str, neither: str) -> dict[str, Any]:
+    """The rows whose interval lies above 0, below 0 and neither, under these words; none that is empty."""
+    words = np.select([rows.low > 0, rows.high < 0], [above, below], neither)
+    groups = {word: rows.loc[words == word] for word in (above, below, neither)}
+    return {word: group for word, group in groups.items() if len(group)}
+
+
 def _standing(rows: pd.DataFrame) -> str:
     """Whom HeartBEiT is ahead of, behind, and not told apart from."""
-    groups = {"ahead of": rows.low > 0, "behind": rows.high < 0}
-    groups["not told apart from"] = ~(groups["ahead of"] | groups["behind"])
-    return ", ".join(
-        f"{word} {listed(map(model_name, rows.model[chosen]))}"
-        for word, chosen in groups.items()
-        if chosen.any()
-    )
+    groups = _by_interval(rows, "ahead of", "behind", "not told apart from")
+    return ", ".join(f"{word} {listed(map(model_name, of.model))}" for word, of in groups.items())
 
 
 def tuning_table(gains: pd.DataFrame, splits: Mapping[str, str]) -> Table:
@@ -149,11 +156,9 @@ def tuning_sentence(gains: pd.DataFrame, splits: Mapping[str, str]) -> str:
     """
     first = _first_runs(gains.loc[gains.metric == "auroc"])
     lines = []
-    for (split, part), rows in first.loc[first.value.notna()].groupby(["split", "part"], sort=False):
-        groups = {"better": rows.low > 0, "worse": rows.high < 0}
-        groups["not told apart"] = ~(groups["better"] | groups["worse"])
-        told = [f"{word} for {_with_fractions(rows[of])}" for word, of in groups.items() if of.any()]
-        where = f"{PART_NAMES[part]}, {splits[split]}"
+    for where, rows in _places(first, splits):
+        groups = _by_interval(rows, "better", "worse", "not told apart")
+        told = [f"{word} for {_with_fractions(of)}" for word, of in groups.items()]
         lines.append(f"**Seen here** ({where}), all weights against a head: {'; '.join(told)}.")
     return "\n\n".join(lines) or NO_ROWS
 

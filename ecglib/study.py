@@ -30,7 +30,7 @@ from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings
 from ecglib.metrics import ScoreSettings
 from ecglib.opening import open_data, open_kept, runs_folder
-from ecglib.pairs import differences, gains_of_tuning
+from ecglib.pairs import Pair, against_heads, against_others, differences
 from ecglib.preprocessing import fingerprint, require_same
 from ecglib.pretrain import PretrainSettings, pretrain
 from ecglib.probe import ProbeSettings, cache_features, fit_head
@@ -459,20 +459,20 @@ class Study:
         return self._from_predictions("scores", outcome, score, "ecglib.protocols")
 
     def differences(self, outcome: str) -> pd.DataFrame:
-        """HeartBEiT minus each other model, in every cell of an outcome: the table of pairs.differences."""
-
-        def compare(cells: list[Cell], settings: ScoreSettings) -> pd.DataFrame:
-            return differences(cells, self.predictions, settings, lack_of=self.lack)
-
-        return self._from_predictions("differences", outcome, compare, "ecglib.pairs")
+        """HeartBEiT minus each other model, in every cell of an outcome: the table of `pairs.differences`."""
+        return self._differences("differences", outcome, against_others)
 
     def gains_of_tuning(self, outcome: str) -> pd.DataFrame:
-        """Each fine-tuned model minus a head on its frozen features: the table of `pairs.gains_of_tuning`."""
+        """Each fine-tuned model minus a head on its frozen features: the table of `pairs.differences`."""
+        return self._differences("gains_of_tuning", outcome, against_heads)
 
+    def _differences(
+        self, kind: str, outcome: str, pairs_of: Callable[[list[Cell]], list[Pair]]
+    ) -> pd.DataFrame:
         def compare(cells: list[Cell], settings: ScoreSettings) -> pd.DataFrame:
-            return gains_of_tuning(cells, self.predictions, settings, lack_of=self.lack)
+            return differences(pairs_of(cells), self.predictions, settings, lack_of=self.lack)
 
-        return self._from_predictions("gains_of_tuning", outcome, compare, "ecglib.pairs")
+        return self._from_predictions(kind, outcome, compare, "ecglib.pairs")
 
     def _from_predictions(
         self,

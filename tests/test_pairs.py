@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from ecglib.grid import Cell, GridSettings
 from ecglib.metrics import ScoreSettings
-from ecglib.pairs import FEWER_LABELS, differences, gains_of_tuning
+from ecglib.pairs import FEWER_LABELS, against_heads, against_others, differences
 from ecglib.score_tables import difference_table
 
 FEW_DRAWS = ScoreSettings(n_draws=20)
@@ -24,7 +24,7 @@ def made(cells: list[Cell]) -> dict[Cell, pd.DataFrame]:
 
 def test_differences_are_heartbeit_minus_the_other_on_the_same_records() -> None:
     predictions = made(GRID)
-    table = differences(GRID, predictions.get, FEW_DRAWS)
+    table = differences(against_others(GRID), predictions.get, FEW_DRAWS)
     row = table[(table.reference_fraction == 0.1) & (table.metric == "auroc")]
     assert row.model.item() == "random"
     tests = [
@@ -43,20 +43,22 @@ def test_a_difference_knows_the_others_score_on_validation() -> None:
     theirs = predictions[cells[1]]
     known = theirs.part == "validation"
     theirs.loc[known, "y_score"] = np.where(theirs.y_true[known] == 1, 0.9, 0.1)
-    table = differences(cells, predictions.get, FEW_DRAWS)
+    table = differences(against_others(cells), predictions.get, FEW_DRAWS)
     assert (table.on_validation == 1).all()
     assert (table.value_b < 1).all()
 
 
 def test_few_labels_are_compared_with_all_labels_of_the_others() -> None:
-    table = differences(GRID, made(GRID).get, FEW_DRAWS)
+    table = differences(against_others(GRID), made(GRID).get, FEW_DRAWS)
     unequal = table[table.fraction != table.reference_fraction]
     assert set(zip(unequal.fraction, unequal.reference_fraction, strict=True)) == {FEWER_LABELS}
     assert len(table) == 3 * len(unequal), "and each with its own fraction"
 
 
 def test_without_predictions_there_is_no_difference_but_a_reason() -> None:
-    nothing = differences(GRID, lambda of: None, FEW_DRAWS, lack_of=lambda of: "it was not run")
+    nothing = differences(
+        against_others(GRID), lambda of: None, FEW_DRAWS, lack_of=lambda of: "it was not run"
+    )
     assert nothing.value.isna().all()
     assert not nothing.estimable.any()
     assert set(nothing.reason) == {"HeartBEiT: it was not run"}
@@ -66,7 +68,7 @@ def test_without_predictions_there_is_no_difference_but_a_reason() -> None:
 
 def test_tuning_is_compared_with_a_head_on_the_same_labels() -> None:
     predictions = made(GRID)
-    table = gains_of_tuning(GRID, predictions.get, FEW_DRAWS)
+    table = differences(against_heads(GRID), predictions.get, FEW_DRAWS)
     rows = table[table.metric == "auroc"].set_index("fraction")
     assert set(table.model) == {"heartbeit"}, "random weights have no heads in this grid"
     for fraction in (0.1, 1.0):

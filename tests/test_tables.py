@@ -22,7 +22,7 @@ from ecglib.finetune import FinetuneSettings
 from ecglib.grid import Cell, GridSettings
 from ecglib.image import ImageSettings, lead_time_to_pixel
 from ecglib.metrics import ScoreSettings
-from ecglib.pairs import differences
+from ecglib.pairs import against_others, differences
 from ecglib.protocols import score_cell
 from ecglib.quality import FAULTS, QualitySettings
 from ecglib.records import LEADS_8
@@ -383,7 +383,7 @@ def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run()
         "stemi"
     )
     made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
-    found: Any = differences(cells, made.get, ScoreSettings(n_draws=20))
+    found: Any = differences(against_others(cells), made.get, ScoreSettings(n_draws=20))
     table: Any = score_tables.difference_table(found, SPLITS).reset_index()
     assert table["labels (%)"].tolist() == ["10", "100"], "other pairs of fractions are no members"
     first = found[
@@ -451,7 +451,7 @@ def test_outcomes_stand_in_the_order_of_the_profile() -> None:
     cells = [replace(CELL, outcome=outcome) for outcome in ("stemi", "low_lvef", "mi_any")]
     cells += [replace(cell, model="mobilenetv2") for cell in cells]
     made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
-    found: Any = differences(cells, made.get, ScoreSettings(n_draws=5))
+    found: Any = differences(against_others(cells), made.get, ScoreSettings(n_draws=5))
     table = score_tables.difference_table(found, SPLITS)
     assert table.index.get_level_values("outcome").tolist() == ["STEMI", "Low LVEF", "Any infarction"]
 
@@ -465,7 +465,7 @@ def test_no_other_run_takes_the_place_of_a_first_one_that_lacks(absent: bool) ->
     grid = [cell for cell in [*cells, *others, *beside] if cell in made or not absent]
     why = "MobileNetV2: unstable at step 3" if not absent else "the first draw was not run"
     found: Any = differences(
-        grid, made.get, ScoreSettings(n_draws=20), lack_of=lambda _: "unstable at step 3"
+        against_others(grid), made.get, ScoreSettings(n_draws=20), lack_of=lambda _: "unstable at step 3"
     )
     table: Any = score_tables.difference_table(found, SPLITS).droplevel(["outcome", "split", "part", 3])
     assert table.loc["MobileNetV2", "AUROC, difference"] == f"not estimable ({why})"
