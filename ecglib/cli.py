@@ -262,7 +262,7 @@ def _ptbxl(data: Path | None) -> Path:
 
 def kept_results(profile: str) -> Path:
     """Where the predictions of a profile are kept with the book."""
-    from ecglib.opening import KEPT
+    from ecglib.profiles import KEPT
 
     return KEPT / Path(profile).stem
 

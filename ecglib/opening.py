@@ -20,8 +20,6 @@ from ecglib.published import WeightsSettings, find, published, weights_key
 from ecglib.quality import QualitySettings
 from ecglib.results import KeptResults, require_equal
 
-KEPT = ROOT / "book" / "results"  # predictions that are kept with the book, by profile
-
 
 def runs_folder(profile: Profile, data: DataPaths | None = None) -> Path:
     """Where a profile's results lie; pages made of kept predictions lie apart."""

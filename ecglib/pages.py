@@ -15,8 +15,7 @@ import yaml
 from ecglib.answer import PROFILE, central_answer
 from ecglib.croissant import DESCRIPTION, MANIFEST
 from ecglib.errors import EcglibError
-from ecglib.opening import KEPT
-from ecglib.profiles import NOTEBOOKS, ROOT
+from ecglib.profiles import KEPT, NOTEBOOKS, ROOT
 from ecglib.provenance import atomic_path, code_hash, digest
 from ecglib.results import CELLS, KeptResults
 from ecglib.study import Study

@@ -27,7 +27,7 @@ from ecglib.labels import LabSettings
 from ecglib.metrics import ScoreSettings
 from ecglib.pretrain import PretrainSettings
 from ecglib.probe import ProbeSettings
-from ecglib.provenance import code_hash, digest
+from ecglib.provenance import code_hash, digest, file_sha256
 from ecglib.published import ShownWeights, WeightsSettings
 from ecglib.quality import QualitySettings
 from ecglib.reliability import ReliabilitySettings
@@ -36,6 +36,7 @@ from ecglib.tokenizer import TokenizerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ROOT / "notebooks" / "profiles"
+KEPT = ROOT / "book" / "results"  # predictions that are kept with the book, by profile, and other results
 S = TypeVar("S")
 
 
@@ -48,6 +49,7 @@ class Notebook:
     uses: tuple[str, ...] = ()  # notebooks whose settings it depends on, but not their results
     per_outcome: bool = False  # executed once for each outcome
     of_predictions: bool = False  # needs no ECGs: predictions that were kept are enough
+    kept: tuple[str, ...] = ()  # files and folders of KEPT that it shows, whatever the profile
     all_cores: bool = False  # trains one network on all cores; the others leave some to the next page
 
     def fields(self) -> dict[str, type]:
@@ -62,7 +64,7 @@ NOTEBOOKS = {
     # Published weights are a tokenizer and an encoder: the first page that takes them names them.
     "03_tokens": Notebook((WeightsSettings, TokenizerSettings), reads=("02_preprocessing",), all_cores=True),
     "04_pretraining": Notebook((PretrainSettings,), reads=("03_tokens",), all_cores=True),
-    "13_weights": Notebook((ShownWeights,), uses=("01_cohorts",), of_predictions=True),
+    "13_weights": Notebook((ShownWeights,), uses=("01_cohorts",), of_predictions=True, kept=("trials.json",)),
     "05_finetuning": Notebook(
         (GridSettings, FinetuneSettings, ProbeSettings, ScoreSettings),
         reads=("04_pretraining",),
@@ -76,10 +78,15 @@ NOTEBOOKS = {
     ),
     "07_domain_shift": Notebook((ShiftSettings,), reads=("02_preprocessing",)),
     "08_saliency": Notebook((SaliencySettings,), reads=("05_finetuning",)),
-    "09_statistics": Notebook((CoverageSettings,), uses=("01_cohorts",), of_predictions=True),
+    "09_statistics": Notebook(
+        (CoverageSettings,),
+        uses=("01_cohorts",),
+        of_predictions=True,
+        kept=("ptbxl-tiny", "ptbxl-tiny-elsewhere"),
+    ),
     "11_audit": Notebook((TreeSettings,), reads=("05_finetuning",)),
     "12_label_lab": Notebook((LabSettings,), reads=("05_finetuning",), uses=("11_audit",)),
-    "14_cost": Notebook((CostSettings,), uses=("01_cohorts",), of_predictions=True),
+    "14_cost": Notebook((CostSettings,), uses=("01_cohorts",), of_predictions=True, kept=("speed",)),
 }
 
 
@@ -281,7 +288,7 @@ def result_pages(profile: Profile) -> dict[str, tuple[str, str | None]]:
 
 
 def page_key(profile: Profile, notebook: str, outcome: str | None, fingerprint: str) -> str:
-    """Hash of all that a page depends on: settings, data (`fingerprint`), its notebook's text, our code."""
+    """Hash of all that a page shows: settings, data (`fingerprint`), kept results, its text, our code."""
     cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     modules = sorted(
         path.stem for path in (ROOT / "ecglib").glob("*.py") if path.stem not in ("__init__", "cli", "fetch")
@@ -291,7 +298,14 @@ def page_key(profile: Profile, notebook: str, outcome: str | None, fingerprint: 
             "settings": profile.all_settings(ancestors(notebook)),
             "outcomes": [outcome] if outcome else profile.outcomes,
             "data": fingerprint,
+            "kept": {name: _content(KEPT / name) for name in NOTEBOOKS[notebook].kept},
             "notebook": ["".join(cell["source"]) for cell in cells],
             "code": {name: code_hash(f"ecglib.{name}") for name in modules},
         }
     )
+
+
+def _content(path: Path) -> dict[str, str]:
+    """The hash of a file, or of each in a folder; nothing of what is not there."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return {str(file.relative_to(path)): file_sha256(file) for file in files if file.is_file()}

@@ -20,8 +20,8 @@ from ecglib.croissant import write_description
 from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.errors import EcglibError
 from ecglib.estimates import estimate_steps
-from ecglib.opening import KEPT, open_data, require_weights, runs_folder
-from ecglib.profiles import NOTEBOOKS, ROOT, Profile, load_profile, page_key, pages, result_pages
+from ecglib.opening import open_data, require_weights, runs_folder
+from ecglib.profiles import KEPT, NOTEBOOKS, ROOT, Profile, load_profile, page_key, pages, result_pages
 from ecglib.provenance import atomic_path, digest, file_sha256
 from ecglib.results import CELLS
 from ecglib.stages import LEDGER

@@ -15,7 +15,7 @@ import pytest
 from docutils.nodes import make_id
 from predicted import SPLITS
 
-from ecglib import score_tables
+from ecglib import difference_tables, score_tables
 from ecglib.claims import (
     CLAIMS_FILE,
     IN_PERCENT,
@@ -222,7 +222,8 @@ def shown(place: str, **known: Any) -> str:
     """What the tables of scores in a section of a notebook show."""
     trees = [ast.parse(cell.source) for cell in section(place) if cell.cell_type == "code"]
     last = [tree.body[-1].value for tree in trees if isinstance(tree.body[-1], ast.Expr)]
-    names = {"score_tables": score_tables, "splits": SPLITS, **known}
+    modules = {"difference_tables": difference_tables, "score_tables": score_tables}
+    names = modules | {"splits": SPLITS, **known}
     tables = [eval(ast.unparse(call), names) for call in last if "_table(" in ast.unparse(call)]
     return "\n".join(table.to_csv() for table in tables)
 

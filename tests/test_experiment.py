@@ -507,6 +507,24 @@ def test_kept_cells_come_out_again_from_nothing(
     assert "scores to 1e-05" in told
 
 
+@pytest.mark.parametrize(("processor", "reason"), [("another", True), (None, False)])
+def test_a_fine_tuned_cell_that_differs_elsewhere_is_explained(
+    world: Path,
+    made: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    processor: str | None,
+    reason: bool,
+) -> None:
+    here = experiment.machine()
+    monkeypatch.setattr(experiment, "machine", lambda: here | ({"processor": processor} if processor else {}))
+    for limit in ("SAME_SCORE", "SAME_AUROC"):
+        monkeypatch.setattr(experiment, limit, -1.0)  # nothing is the same
+    assert not experiment.reproduce_cells(str(world / "mine.yaml"), DataPaths(), made, 1, 1)
+    told = capsys.readouterr()
+    assert (experiment.NOT_ELSEWHERE in told.out + told.err) == reason
+
+
 def test_a_killed_attempt_goes_on_in_its_folder(
     world: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

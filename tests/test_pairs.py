@@ -8,10 +8,10 @@ import pytest
 from predicted import SPLITS, cell
 from sklearn.metrics import roc_auc_score
 
+from ecglib.difference_tables import difference_table
 from ecglib.grid import Cell, GridSettings
 from ecglib.metrics import ScoreSettings
 from ecglib.pairs import FEWER_LABELS, against_heads, against_others, differences
-from ecglib.score_tables import difference_table
 
 FEW_DRAWS = ScoreSettings(n_draws=20)
 GRID = GridSettings(fractions=(0.1, 1.0), extra_models=(), head_models=("heartbeit",)).cells("stemi")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ecglib import profiles
 from ecglib.errors import EcglibError
 from ecglib.finetune import FinetuneSettings
 from ecglib.grid import GridSettings
@@ -17,6 +18,7 @@ from ecglib.profiles import (
     format_overrides,
     load_profile,
     meanings,
+    page_key,
     parse_overrides,
 )
 from ecglib.quality import QualitySettings
@@ -117,3 +119,28 @@ def test_an_override_matters_to_its_own_notebook_and_those_that_read_it() -> Non
 def test_every_setting_says_what_it_means(notebook: str) -> None:
     assert meanings(notebook).keys() == NOTEBOOKS[notebook].fields().keys()
     assert (ROOT / "notebooks" / f"{notebook}.ipynb").exists()
+
+
+def test_what_notebooks_show_is_kept() -> None:
+    shown = [profiles.KEPT / name for entry in NOTEBOOKS.values() for name in entry.kept]
+    assert len(shown) >= 4
+    assert all(path.exists() for path in shown)
+
+
+def test_a_page_is_stale_once_a_kept_result_that_it_shows_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiles, "KEPT", tmp_path)
+    (tmp_path / "speed").mkdir()
+    profile = load_profile("smoke")
+
+    def keys() -> list[str]:
+        return [page_key(profile, name, None, "data") for name in ("14_cost", "01_cohorts")]
+
+    before = keys()
+    (tmp_path / "speed" / "mine.json").write_text("1")
+    added = keys()
+    (tmp_path / "speed" / "mine.json").write_text("2")
+    changed = keys()
+    assert len({before[0], added[0], changed[0]}) == 3
+    assert before[1] == added[1] == changed[1]

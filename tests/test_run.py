@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ecglib.datasets import DataPaths
-from ecglib.opening import KEPT, open_data
-from ecglib.profiles import load_profile, pages, result_pages
+from ecglib.opening import open_data
+from ecglib.profiles import KEPT, load_profile, pages, result_pages
 from ecglib.run import _Ledger, make_plan, say
 
 

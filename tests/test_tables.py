@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from predicted import SPLITS
 
-from ecglib import score_tables, tables
+from ecglib import coverage_tables, difference_tables, score_tables, tables
 from ecglib.claims import judge, read_claims
 from ecglib.comparisons import PERCENT, holm
 from ecglib.coverage import CoverageSettings, coverage, simulated_intervals
@@ -384,7 +384,7 @@ def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run()
     )
     made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
     found: Any = differences(against_others(cells), made.get, ScoreSettings(n_draws=20))
-    table: Any = score_tables.difference_table(found, SPLITS).reset_index()
+    table: Any = difference_tables.difference_table(found, SPLITS).reset_index()
     assert table["labels (%)"].tolist() == ["10", "100"], "other pairs of fractions are no members"
     first = found[
         (found.metric == "auroc") & (found.draw == 0) & (found.fraction == found.reference_fraction)
@@ -393,7 +393,7 @@ def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run()
     assert table[["ECGs", "positive"]].to_numpy().tolist() == [["40", "10"]] * 2
     percent = 100 * first.value.iloc[0] / first.value_b.iloc[0]
     assert f"; {percent:.1f} (" in table["AUROC, difference"][0]
-    assert "p" not in score_tables.difference_table(found, SPLITS, metric="auprc")
+    assert "p" not in difference_tables.difference_table(found, SPLITS, metric="auprc")
     assert table["p, Holm, of 2"].tolist() == [f"{p:.3f}" for p in holm(first.p.to_numpy())]
     assert table["AUROC, difference"][0].startswith(f"{first.value.iloc[0]:.3f} ({first.low.iloc[0]:.3f} to ")
     runs = found[
@@ -402,7 +402,7 @@ def test_difference_table_corrects_p_over_its_own_rows_and_tests_the_first_run()
     assert table["all runs"].tolist() == [
         f"{runs.mean():.3f} ± {runs.std():.3f}, {runs.min():.3f} to {runs.max():.3f}, 2 runs", ""
     ]  # fmt: skip
-    assert score_tables.difference_table(found.iloc[:0], SPLITS).empty
+    assert difference_tables.difference_table(found.iloc[:0], SPLITS).empty
 
 
 def test_a_sentence_says_whom_heartbeit_leads_by_the_interval_of_the_first_run() -> None:
@@ -420,13 +420,13 @@ def test_a_sentence_says_whom_heartbeit_leads_by_the_interval_of_the_first_run()
     ]
     found = pd.DataFrame(rows).assign(metric="auroc", split="official", reason="")
     others = found.assign(draw=1, low=-1.0, high=1.0)
-    said = score_tables.lead_sentence(pd.concat([found, others]), SPLITS, kind="head")
+    said = difference_tables.lead_sentence(pd.concat([found, others]), SPLITS, kind="head")
     assert said == (
         "**Seen here** (Internal test, official; AUROC): HeartBEiT is with 10 % of the labels ahead of "
         "random weights, behind MobileNetV2, not told apart from EfficientNet-Lite2; with 100 % of the "
         "labels ahead of EfficientNet-Lite2, MobileNetV2 and random weights."
     )
-    assert score_tables.lead_sentence(found, SPLITS) == NO_ROWS, "no other kind's"
+    assert difference_tables.lead_sentence(found, SPLITS) == NO_ROWS, "no other kind's"
 
 
 def test_a_sentence_says_for_whom_tuning_pays() -> None:
@@ -438,13 +438,13 @@ def test_a_sentence_says_for_whom_tuning_pays() -> None:
     ]
     gains = pd.DataFrame(rows).assign(metric="auroc", kind="finetuned", p=0.5, reason="")
     gains["split"] = "official"
-    assert score_tables.tuning_sentence(gains, SPLITS) == (
+    assert difference_tables.tuning_sentence(gains, SPLITS) == (
         "**Seen here** (Internal test, official), all weights against a head: better for MobileNetV2 (10 %) "
         "and random weights (100 %); worse for HeartBEiT (10 and 100 %); "
         "not told apart for random weights (10 %)."
     )
-    assert score_tables.tuning_table(gains, SPLITS).index.names[-1] == "model"
-    assert score_tables.tuning_sentence(gains.iloc[:0], SPLITS) == NO_ROWS
+    assert difference_tables.tuning_table(gains, SPLITS).index.names[-1] == "model"
+    assert difference_tables.tuning_sentence(gains.iloc[:0], SPLITS) == NO_ROWS
 
 
 def test_outcomes_stand_in_the_order_of_the_profile() -> None:
@@ -452,7 +452,7 @@ def test_outcomes_stand_in_the_order_of_the_profile() -> None:
     cells += [replace(cell, model="mobilenetv2") for cell in cells]
     made = {cell: predictions(seed) for seed, cell in enumerate(cells)}
     found: Any = differences(against_others(cells), made.get, ScoreSettings(n_draws=5))
-    table = score_tables.difference_table(found, SPLITS)
+    table = difference_tables.difference_table(found, SPLITS)
     assert table.index.get_level_values("outcome").tolist() == ["STEMI", "Low LVEF", "Any infarction"]
 
 
@@ -467,7 +467,7 @@ def test_no_other_run_takes_the_place_of_a_first_one_that_lacks(absent: bool) ->
     found: Any = differences(
         against_others(grid), made.get, ScoreSettings(n_draws=20), lack_of=lambda _: "unstable at step 3"
     )
-    table: Any = score_tables.difference_table(found, SPLITS).droplevel(["outcome", "split", "part", 3])
+    table: Any = difference_tables.difference_table(found, SPLITS).droplevel(["outcome", "split", "part", 3])
     assert table.loc["MobileNetV2", "AUROC, difference"] == f"not estimable ({why})"
     assert table.loc["MobileNetV2", "p"] == "-"
     assert table.loc["MobileNetV2", "ECGs"] == "40"
@@ -476,7 +476,7 @@ def test_no_other_run_takes_the_place_of_a_first_one_that_lacks(absent: bool) ->
     assert table.loc["MobileNetV2", "all runs"].endswith(", 2 runs")
     assert "p, Holm, of 1" in table, "what was not tested is no member of the family"
     assert "not estimable" not in table.loc["EfficientNet-Lite2", "AUROC, difference"]
-    few: Any = score_tables.fewer_labels_table(found.assign(reference_fraction=1.0), SPLITS)
+    few: Any = difference_tables.fewer_labels_table(found.assign(reference_fraction=1.0), SPLITS)
     assert set(few.xs("MobileNetV2", level="against")["as good, within 5 %"]) == {"-"}
     claims = read_claims().set_index("id", drop=False)
     claim = claims.loc[["auroc-stemi-1pct-test-over-least"]]
@@ -508,7 +508,7 @@ def test_few_labels_are_as_good_as_many_by_a_margin_that_is_stated() -> None:
     limits = {"stemi": (-0.039, 0.301), "hcm": (-0.041, 0.3), "low_lvef": (-0.039, -0.001)}
     found = pd.DataFrame([fewer_labels(outcome, *ends) for outcome, ends in limits.items()])
     same = found.assign(reference_fraction=0.1)
-    table: Any = score_tables.fewer_labels_table(pd.concat([found, same]), SPLITS).reset_index()
+    table: Any = difference_tables.fewer_labels_table(pd.concat([found, same]), SPLITS).reset_index()
     assert dict(zip(table["outcome"], table["as good, within 5 %"], strict=True)) == {
         "STEMI": "yes", "HCM": "open", "Low LVEF": "no",
     }  # fmt: skip
@@ -516,12 +516,12 @@ def test_few_labels_are_as_good_as_many_by_a_margin_that_is_stated() -> None:
     assert row["difference"] == "0.131 (-0.039 to 0.301); 16.4 (-4.9 to 37.6) %"
     assert row[["ECGs", "positive", "labels (%)"]].tolist() == ["1,234", "56", "10 against 100"]
     planned = [CELL, replace(CELL, kind="head"), replace(CELL, outcome="acute_stemi", kind="head")]
-    sentence = score_tables.fewer_labels_sentence(found, planned)
+    sentence = difference_tables.fewer_labels_sentence(found, planned)
     assert "above -5 % of the other model's score" in sentence
     lacking = "Acute STEMI, head on frozen features; STEMI, fine-tuned"
     assert sentence.endswith(f"**Not run yet, or not estimable**: {lacking}."), "and nothing never planned"
     both = pd.concat([found, found.assign(kind="finetuned")])
-    assert "Not run" not in score_tables.fewer_labels_sentence(both, planned[:2])
+    assert "Not run" not in difference_tables.fewer_labels_sentence(both, planned[:2])
 
 
 def test_a_split_is_named_with_what_pretraining_saw_of_it_wherever_its_scores_stand() -> None:
@@ -540,8 +540,8 @@ def test_a_split_is_named_with_what_pretraining_saw_of_it_wherever_its_scores_st
             score_tables.score_table(scores, splits, "auroc").to_csv(),
             score_tables.optimism_table(scores, splits).to_csv(),
             score_tables.agreement_table(scores, splits).to_csv(),
-            score_tables.difference_table(equal, splits).to_csv(),
-            score_tables.fewer_labels_table(found, splits).to_csv(),
+            difference_tables.difference_table(equal, splits).to_csv(),
+            difference_tables.fewer_labels_table(found, splits).to_csv(),
             score_tables.step_gain_table(gains, splits).to_csv(),
             score_tables.claims_table(judged, splits, (), tested=True).to_csv(),
             score_tables.training_table(cells, lambda _: None, np.zeros(1), splits).to_csv(),
@@ -600,7 +600,7 @@ def test_coverage_tables_say_how_often_each_interval_holds(studies: tuple) -> No
     _, intervals = studies
     found = coverage(intervals).set_index(["size", "statistic", "metric", "interval"])
     for statistic, names in (("score", "percentiles, by ECG"), ("difference", "DeLong's test, by patient")):
-        table: Any = score_tables.coverage_table(intervals, statistic)
+        table: Any = coverage_tables.coverage_table(intervals, statistic)
         assert len(table) == 8
         assert names in table.index.get_level_values("interval")
         large = table.xs("235 of 4,352, 3 studies").loc["percentiles, by patient"]
@@ -608,11 +608,11 @@ def test_coverage_tables_say_how_often_each_interval_holds(studies: tuple) -> No
         assert large["AUPRC holds the truth (%)"] == f"{100 * row.coverage:.1f} ± {100 * row.error:.1f}"
         assert large["AUPRC mean width"] == f"{row.width:.3f}"
     share = found.loc[("large", "score", "auroc", "of_mean"), "coverage"]
-    assert f"bootstrap mean in **{100 * share:.1f} %**" in score_tables.coverage_sentence(intervals)
+    assert f"bootstrap mean in **{100 * share:.1f} %**" in coverage_tables.coverage_sentence(intervals)
 
 
 def test_the_printed_interval_stands_beside_the_formula_and_the_simulation(studies: tuple) -> None:
-    table: Any = score_tables.printed_interval_table(studies[1], studies[0])
+    table: Any = coverage_tables.printed_interval_table(studies[1], studies[0])
     assert table.loc["printed in the paper", ["low", "high"]].tolist() == ["0.88", "0.89"]
     assert table.loc["the widest that is printed so", ["low", "high"]].tolist() == ["0.875", "0.895"]
     assert table.loc["Hanley and McNeil's formula", ["low", "high"]].tolist() == ["0.851", "0.909"]
@@ -620,7 +620,7 @@ def test_the_printed_interval_stands_beside_the_formula_and_the_simulation(studi
 
 
 def test_precision_table_shows_the_gap_between_the_rules(studies: tuple) -> None:
-    table: Any = score_tables.precision_table(studies[0])
+    table: Any = coverage_tables.precision_table(studies[0])
     assert table["trapezoid minus average precision"].str.startswith("-").tolist() == [
         True,
         False,
