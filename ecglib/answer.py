@@ -4,7 +4,7 @@ The claim: with few labels a network pretrained on ECGs tells patients apart bet
 photographs. It is judged by the interval of a difference, by a rule; no verdict is typed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def central_answer(folder: Path, settings: ScoreSettings | None = None) -> str:
         return NO_ANSWER
     kept, settings = KeptResults.open(folder), settings or ScoreSettings()
     usable = [cell for cell in kept.cells if cell.split == SPLIT and not kept.lack(cell)]
-    answers = {kind: _answers(kept, [c for c in usable if c.kind == kind], settings) for kind in HOW}
+    answers = {kind: _answers(kept, _of_kind(usable, kind, min), settings) for kind in HOW}
     answers = {kind: of_kind for kind, of_kind in answers.items() if of_kind}
     if not answers:
         return NO_ANSWER
@@ -98,16 +98,21 @@ def central_answer(folder: Path, settings: ScoreSettings | None = None) -> str:
         *(f"{HOW[kind].capitalize()} it is {other}" for kind, other in others),
     ]
     told += [] if "finetuned" in answers else [NOT_TUNED]
-    below = [_table(answers)._repr_html_(), _caveat(answers), _legend(settings)]
+    most = {kind: _answers(kept, _of_kind(usable, kind, max), settings) for kind in answers}
+    below = [_table(answers)._repr_html_(), _caveat(answers), _with_most(most, fewest), _legend(settings)]
     return "\n\n".join([f"{CLAIM} {' '.join(told)}", *filter(None, below)]) + "\n"
 
 
+def _of_kind(cells: Sequence[Cell], kind: str, choose: Callable[..., float]) -> list[Cell]:
+    """The cells of a kind that have its smallest share of the labels (`min`), or its largest (`max`)."""
+    share = choose((cell.fraction for cell in cells if cell.kind == kind), default=1.0)
+    return [cell for cell in cells if (cell.kind, cell.fraction) == (kind, share)]
+
+
 def _answers(kept: KeptResults, cells: Sequence[Cell], settings: ScoreSettings) -> list[Answer]:
-    """Of cells of one kind those of the smallest fraction: an answer for each outcome that has one."""
-    smallest = min((cell.fraction for cell in cells), default=1.0)
-    fewest = [cell for cell in cells if cell.fraction == smallest]
-    outcomes = dict.fromkeys(cell.outcome for cell in fewest)
-    found = [_answer(kept, [c for c in fewest if c.outcome == outcome], settings) for outcome in outcomes]
+    """Of cells of one kind and fraction an answer for each outcome that has one."""
+    outcomes = dict.fromkeys(cell.outcome for cell in cells)
+    found = [_answer(kept, [c for c in cells if c.outcome == outcome], settings) for outcome in outcomes]
     return [answer for answer in found if answer]
 
 
@@ -168,7 +173,7 @@ def _sentence(answers: Sequence[Answer]) -> str:
 
 
 def _lead(answer: Answer) -> str:
-    by = ", by one draw of the labels" if answer.n_runs == 1 else ""
+    by = ", by one draw of the labels" if answer.n_runs == 1 and answer.fraction < 1 else ""
     return f"{difference_text(*answer.minus(answer.photographs))} for {_called(answer.outcome)}{by}"
 
 
@@ -202,6 +207,15 @@ def _caveat(answers: Mapping[str, Sequence[Answer]]) -> str:
         f"**But** for {'; '.join(doubtful)}, the same network with random weights is not shown to be worse: "
         "that lead need not come from pretraining."
     )
+
+
+def _with_most(answers: Mapping[str, Sequence[Answer]], fewest: Answer) -> str:
+    """The leads with the most labels; empty where these are the fewest."""
+    more = {kind: of for kind, of in answers.items() if of and of[0].fraction > fewest.fraction}
+    told = [
+        f"{HOW[kind]} ({100 * of[0].fraction:g} %), {listed(map(_lead, of))}" for kind, of in more.items()
+    ]
+    return f"**With more labels** that lead is, {'; '.join(told)}." if told else ""
 
 
 def _legend(settings: ScoreSettings) -> str:

@@ -29,7 +29,7 @@ from ecglib.errors import EcglibError
 from ecglib.grid import Cell, Kind
 from ecglib.metrics import ScoreSettings
 from ecglib.profiles import ROOT
-from ecglib.results import write_results
+from ecglib.results import KeptResults, write_results
 from ecglib.style import model_name
 
 MODELS: tuple[str, ...] = ("heartbeit", "random", "efficientnet_lite2", "mobilenetv2")
@@ -85,6 +85,26 @@ def test_the_numbers_are_means_over_draws_at_the_smallest_fraction(tmp_path: Pat
     assert (name, size) == ("STEMI, fine-tuned, 2 draws", "50 of 200")
     assert (ours, theirs) == (f"{mean['heartbeit']:.3f}", f"{mean[best]:.3f}, {model_name(best)}")
     assert [leads[0].startswith(lead), leads[1].startswith(untrained)] == [True, True]
+
+
+def test_the_leads_with_the_most_labels_stand_beside_those_with_the_fewest(tmp_path: Path) -> None:
+    keep(tmp_path, dict(zip(MODELS, (1.6, 0.4, 0.9, 0.6), strict=True)))
+    said = central_answer(tmp_path, SETTINGS)
+    kept = KeptResults.open(tmp_path)
+    made = {
+        model: kept.predictions(Cell("stemi", model, "finetuned", "official", 1.0, 0, 0)) for model in MODELS
+    }
+    tested, validated = (
+        {model: by_hand(table, part) for model, table in made.items() if table is not None}
+        for part in ("test", "validation")
+    )
+    best = max(MODELS[2:], key=lambda model: validated[model])
+    lead = f"{tested['heartbeit'] - tested[best]:+.3f} ("
+    assert f"**With more labels** that lead is, with all weights fine-tuned (100 %), {lead}" in said
+    fewest = {cell: (kept.cells[cell], kept.predictions(cell)) for cell in kept.cells if cell.fraction < 1}
+    head = {"cohort": {"name": "PTB-XL"}, "settings": {}}
+    write_results(tmp_path, head, pd.DataFrame({"usable": [True]}), pd.DataFrame({"x": [1.0]}), fewest, "")
+    assert "With more labels" not in central_answer(tmp_path, SETTINGS)
 
 
 @pytest.mark.parametrize(
