@@ -26,8 +26,13 @@ class Cell:
 
     def __str__(self) -> str:
         """What the cell is, in a line."""
-        run = f"draw {self.draw}" + (f", seed {self.seed}" if self.seed else "")
+        run = run_name(self.draw, self.seed)
         return f"{self.model} {self.kind}, {100 * self.fraction:g} % of {self.outcome}, {self.split}, {run}"
+
+
+def run_name(draw: int, seed: int) -> str:
+    """Which of several runs of a cell: its draw of the labels, and its seed where that is not the first."""
+    return f"draw {draw}" + (f", seed {seed}" if seed else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from ecglib.comparisons import of_first_run
+from ecglib.grid import run_name
 from ecglib.style import (
     ACCENT,
     FAINT,
@@ -84,7 +85,7 @@ def optimism(
     several = known[["draw", "seed"]].drop_duplicates().shape[0] > 1
     labels = [
         f"{model_name(row['model'])}, {100 * row['fraction']:g} %"
-        + (f", run {row['draw']}.{row['seed']}" if several else "")
+        + (f", {run_name(row['draw'], row['seed'])}" if several else "")
         for row in known.to_dict("records")
     ]
     known = known.assign(place=_places(known, ["fraction", "model", "draw", "seed"]), label=labels)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ecglib.errors import EcglibError
-from ecglib.grid import Cell, GridSettings
+from ecglib.grid import Cell, GridSettings, run_name
 from ecglib.profiles import load_profile
 
 ALL = ("heartbeit", "random", "efficientnet_lite2", "mobilenetv2")
@@ -96,3 +96,7 @@ def test_no_cell_is_run_twice() -> None:
 def test_what_cannot_be_run_is_refused_by_name(settings: dict, message: str) -> None:
     with pytest.raises(EcglibError, match=message):
         GridSettings(**settings)
+
+
+def test_several_runs_of_a_cell_are_told_apart_by_draw_and_seed() -> None:
+    assert [run_name(0, 0), run_name(2, 0), run_name(1, 3)] == ["draw 0", "draw 2", "draw 1, seed 3"]
