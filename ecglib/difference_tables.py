@@ -51,8 +51,7 @@ def difference_table(
     Holm's family is what stands in the table. Of several runs the first draw and seed is tested; the mean,
     standard deviation, range and number of all stand beside it. `splits` is `study.split_names`.
     """
-    chosen = differences.loc[(differences.metric == metric) & (differences.kind == kind)]
-    first = _first_runs(chosen.loc[chosen.fraction == chosen.reference_fraction])
+    first = _with_same_labels(differences, metric, kind)
     tests = {}
     if metric == "auroc":
         adjusted = f"p, Holm, of {first.p.notna().sum()}"
@@ -74,8 +73,7 @@ def lead_sentence(
 
     Of several runs the first, as in `difference_table`; a line for each split and part.
     """
-    chosen = differences.loc[(differences.metric == metric) & (differences.kind == kind)]
-    first = _first_runs(chosen.loc[chosen.fraction == chosen.reference_fraction])
+    first = _with_same_labels(differences, metric, kind)
     lines = []
     for where, rows in _places(first, splits):
         readings: dict[str, list[str]] = {}
@@ -170,6 +168,12 @@ def fewer_labels_sentence(differences: pd.DataFrame, planned: Sequence[Cell]) ->
         "Not as good (*no*): all of it lies below 0. Else *open*."
     )
     return rule + (f" **Not run yet, or not estimable**: {'; '.join(sorted(lacking))}." if lacking else "")
+
+
+def _with_same_labels(differences: pd.DataFrame, metric: str, kind: str) -> pd.DataFrame:
+    """`_first_runs` of one metric and kind, both models with the same share of the labels."""
+    chosen = differences.loc[(differences.metric == metric) & (differences.kind == kind)]
+    return _first_runs(chosen.loc[chosen.fraction == chosen.reference_fraction])
 
 
 def _first_runs(differences: pd.DataFrame) -> pd.DataFrame:

@@ -18,12 +18,11 @@ import pandas as pd
 from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.errors import EcglibError
 from ecglib.grid import Cell, GridSettings
-from ecglib.metrics import auroc
 from ecglib.opening import drawn_by, open_kept, require_made_for, require_weights
 from ecglib.profiles import load_profile
 from ecglib.progress import track
-from ecglib.protocols import choose_step
 from ecglib.provenance import digest, file_sha256, machine
+from ecglib.repeats import auroc_on_test
 from ecglib.results import (
     CELLS,
     KeptResults,
@@ -38,7 +37,7 @@ from ecglib.study import Study
 KINDS = {None: ("head", "finetuned"), "heads": ("head",), "finetuned": ("finetuned",)}
 SAME_SCORE, SAME_AUROC = 1e-5, 0.005  # on the machine that made a cell, and elsewhere
 NOT_ELSEWHERE = (
-    "Fine-tuned cells were made on another processor. Processors round each in its way and training carries "
+    "Fine-tuned cells were made on another machine. Processors round each in its way and training carries "
     "that on, so they seldom come out the same elsewhere; how far they move is on the page 09_statistics."
 )
 
@@ -308,7 +307,7 @@ def compare(cell: Cell, kept: KeptResults, made: pd.DataFrame | None) -> dict[st
     both = theirs.merge(made, on=keys, suffixes=("", "_now"))
     same_rows = len(both) == len(theirs) and (both["y_true"] == both["y_true_now"]).all()
     there, now = both["y_score"].to_numpy(np.float64), both["y_score_now"].to_numpy(np.float64)
-    scores = [_test_auroc(table) for table in (theirs, made)]
+    scores = [auroc_on_test(table) for table in (theirs, made)]
     here = same_machine(kept.cells[cell]["machine"], machine())
     equal = bool((np.abs(there - now) <= SAME_SCORE + rounding(cell, both)).all())
     agrees = equal if here else abs(scores[0] - scores[1]) <= SAME_AUROC
@@ -327,9 +326,3 @@ def same_machine(kept: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
     whole = here["processor"]
     names = (whole, whole.rpartition(" (")[0])  # "AMD EPYC (AVX2)", "AMD EPYC"
     return any(kept == {**here, "processor": name} for name in names)
-
-
-def _test_auroc(predictions: pd.DataFrame) -> float:
-    step = choose_step(predictions, "honest", "test")
-    rows = predictions.loc[(predictions["part"] == "test") & (predictions["step"] == step)]
-    return auroc(rows["y_true"].to_numpy(), rows["y_score"].to_numpy())

@@ -16,7 +16,7 @@ from ecglib.errors import EcglibError
 from ecglib.grid import Cell
 from ecglib.metrics import ScoreSettings, auroc
 from ecglib.profiles import KEPT
-from ecglib.protocols import read, read_parts
+from ecglib.protocols import choose_step, read_parts
 from ecglib.results import KeptResults
 from ecglib.style import Table, counts_text, difference_text, listed, model_name, outcome_name
 
@@ -63,7 +63,7 @@ def _compared(cell: Cell, ours: KeptResults, theirs: KeptResults, settings: Scor
         "processor_a": theirs.cells[cell]["machine"]["processor"],
         "processor_b": ours.cells[cell]["machine"]["processor"],
         "n_draws": len(draws),
-        "sd": pd.Series([_auroc(_predictions(ours, draw)) for draw in draws]).std(),
+        "sd": pd.Series([auroc_on_test(_predictions(ours, draw)) for draw in draws]).std(),
     }
 
 
@@ -71,9 +71,11 @@ def _predictions(kept: KeptResults, cell: Cell) -> pd.DataFrame:
     return cast(pd.DataFrame, kept.predictions(cell))  # there are some: the cell does not lack
 
 
-def _auroc(predictions: pd.DataFrame) -> float:
-    y_true, y_score, _ = read(predictions, PROTOCOL, PART).arrays
-    return auroc(y_true, y_score)
+def auroc_on_test(predictions: pd.DataFrame) -> float:
+    """AUROC on test at the step best on validation; EcglibError where a class lacks there."""
+    step = choose_step(predictions, PROTOCOL, PART)
+    rows = predictions.loc[(predictions["part"] == PART) & (predictions["step"] == step)]
+    return auroc(rows["y_true"].to_numpy(), rows["y_score"].to_numpy())
 
 
 def repeats_sentence(twice: pd.DataFrame) -> str:
