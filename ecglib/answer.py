@@ -28,6 +28,10 @@ CLAIM = (
     "**The central claim, tested** (with few labels, pretraining on ECGs beats pretraining on photographs)."
 )
 HOLDS = "holds"
+TRAINED_ONCE = (
+    " Each fine-tuned network of these was trained once, and what another training of it would score is not "
+    "in the interval."
+)
 NOT_TUNED = "Fine-tuned networks are not among the kept results yet."
 NO_ANSWER = (
     "**The central claim** (with few labels, pretraining on ECGs beats pretraining on photographs) has no "
@@ -213,9 +217,14 @@ def _with_most(answers: Mapping[str, Sequence[Answer]], fewest: Answer) -> str:
     """The leads with the most labels; empty where these are the fewest."""
     more = {kind: of for kind, of in answers.items() if of and of[0].fraction > fewest.fraction}
     told = [
-        f"{HOW[kind]} ({100 * of[0].fraction:g} %), {listed(map(_lead, of))}" for kind, of in more.items()
+        f"{HOW[kind]} ({100 * of[0].fraction:g} %), "
+        + listed(f"{_lead(answer)} (over {model_name(answer.photographs.model)})" for answer in of)
+        for kind, of in more.items()
     ]
-    return f"**With more labels** that lead is, {'; '.join(told)}." if told else ""
+    once = any(answer.n_runs == 1 for answer in more.get("finetuned", ()))
+    if not told:
+        return ""
+    return f"**With more labels** that lead is, {'; '.join(told)}." + (TRAINED_ONCE if once else "")
 
 
 def _legend(settings: ScoreSettings) -> str:
@@ -223,6 +232,7 @@ def _legend(settings: ScoreSettings) -> str:
         f"AUROC on fold 10 in the mean over draws of the labels, {100 * settings.confidence:g} % intervals "
         "over patients and (where there are several) draws. The best network pretrained on "
         "photographs is the one that is best on validation; *random weights* is HeartBEiT's network without "
-        "pretraining. The claim *holds* where the interval lies above 0, and *is contradicted* where it lies "
-        "below."
+        "pretraining. The claim *holds* where the interval lies above 0, *is contradicted* where it lies "
+        "below, and *is not shown*, which refutes nothing, where it holds 0. HeartBEiT was pretrained, "
+        "without labels, on the training folds of the same collection; the paper's had seen no ECG of PTB-XL."
     )

@@ -13,7 +13,7 @@ import torch
 from scipy.stats import norm
 from sklearn.model_selection import GroupShuffleSplit
 
-from ecglib.claims import CLAIMS_FILE, STEMI_AT_1_PERCENT, read_claims
+from ecglib.claims import CLAIMS_FILE, STEMI_AT_1_PERCENT, printed, read_claims
 from ecglib.classifiers import HALF, IMAGENET_MEAN, IMAGENET_STD
 from ecglib.cohort import Cohort
 from ecglib.domain_shift import histograms, pairwise_wasserstein
@@ -47,15 +47,6 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if missing := [name for name in columns if name not in table]:
         raise EcglibError(f"{path.name} lacks the column {missing[0]}: restore it from git")
     return table
-
-
-def printed(claims: pd.DataFrame, outcome: str, part: str, metric: str) -> float:
-    """A number of the paper's Table 1; NaN where it prints none."""
-    found = claims.loc[
-        (claims["kind"] == "count") & (claims["outcome"] == outcome) & (claims["fraction"] == 1)
-        & (claims["part"] == part) & (claims["metric"] == metric), "paper_value",
-    ]  # fmt: skip
-    return float(found.iloc[0]) if len(found) else np.nan
 
 
 # --- the split ---

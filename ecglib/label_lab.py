@@ -11,9 +11,8 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from ecglib.audit import printed
 from ecglib.audit_study import tree_predictions
-from ecglib.claims import read_claims
+from ecglib.claims import printed, read_claims
 from ecglib.classical import MODEL
 from ecglib.cohort import Cohort
 from ecglib.datasets import CohortSettings, read_ptbxl_rows, read_scp_statements

@@ -45,7 +45,7 @@ def trained_twice(
 
 
 def _alike(cell: Cell, *kept: KeptResults) -> bool:
-    """Whether a fine-tuned cell differs in nothing but its processor, and was stable on each."""
+    """Whether a fine-tuned cell has the same settings and weights on several processors, stable on each."""
     makers = [of.cells[cell] for of in kept]
     same = all(made[name] == makers[0][name] for made in makers for name in ("settings", "model"))
     processors = {made["machine"]["processor"] for made in makers}
@@ -87,7 +87,7 @@ def repeats_sentence(twice: pd.DataFrame) -> str:
         f"**Seen here** ({counts_text(twice.n, twice.n_positive)}): {len(twice)} networks were trained on "
         f"{here} and, elsewhere, on {elsewhere}.",
         f"Their AUROC differs by {moved.min():.3f} to {moved.max():.3f}; of these {len(twice)} differences "
-        f"{apart or 'none'} can be told from zero by its interval.",
+        f"{apart or 'none'} can be told from zero by the interval over patients.",
     ]
     if len(spread):
         told += [f"From draw to draw of the labels its SD is {spread.min():.3f} to {spread.max():.3f}."]

@@ -1,6 +1,7 @@
 """Tables and sentences on data, preprocessing, pretraining and domain shift, made from results.
 
-Tables come as text that is ready to be read; sentences are Markdown. No number on a page is typed by hand.
+Tables come as text that is ready to be read; sentences are Markdown. No number on a page is typed by hand:
+the paper's come from book/claims.csv.
 """
 
 import inspect
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ecglib import synthetic
-from ecglib.claims import read_claims
+from ecglib.claims import printed, read_claims
 from ecglib.cohort import Cohort, known_labels
 from ecglib.criteria import CRITERIA, criteria_met
 from ecglib.datasets import read_ptbxl_rows, read_scp_statements
@@ -42,29 +43,18 @@ COMBINATIONS = {
     "ecg-natural": "ECG and photograph",
     "blank-natural": "Blank page and photograph",
 }
-# Table 1 of the paper, as printed: ECGs and prevalence (%) of each set; "-" where it prints none.
-PAPER_COHORTS = {
-    ("low_lvef", "Fine-tuning"): ("511,491", "18"),
-    ("low_lvef", "Internal test"): ("20,448", "18.5"),
-    ("low_lvef", "External"): ("1,480", "-"),
-    ("hcm", "Fine-tuning"): ("78,831", "38"),
-    ("hcm", "Internal test"): ("20,448", "38.8"),
-    ("hcm", "External"): ("3,859", "-"),
-    ("stemi", "All"): ("21,799", "-"),
-    ("stemi", "Fine-tuning"): ("17,449", "5.7"),
-    ("stemi", "Internal test"): ("4,352", "5.4"),
-}
 PAPER_LABELS = {
     "low_lvef": "echo report: ejection fraction at most 40 %",
     "hcm": "echo report: any mention",
     "stemi": "PTB-XL, rule not stated",
 }
 # The paper has no validation part: what it fine-tunes on is ours for training and validation.
+# Sets of the paper's Table 1: the parts that make each here, and its name among the claims.
 SETS = {
-    "All": ("train", "validation", "test", "external"),
-    "Fine-tuning": ("train", "validation"),
-    "Internal test": ("test",),
-    "External": ("external",),
+    "All": (("train", "validation", "test", "external"), "all"),
+    "Fine-tuning": (("train", "validation"), "fine_tune"),
+    "Internal test": (("test",), "test"),
+    "External": (("external",), "external"),
 }
 
 
@@ -108,26 +98,27 @@ def cohort_table(cohort: Cohort, parts: pd.Series) -> Table:
     `parts` names the part of every row, as `study.parts` does; ECGs whose label nobody gave count in no set.
     "-" marks what does not exist, here or there.
     """
-    rows = {}
+    rows, claims = {}, read_claims()
     for outcome in dict.fromkeys((*PAPER_LABELS, *cohort.outcomes)):
-        for name, members in SETS.items():
+        for name, (members, claimed) in SETS.items():
             chosen = cohort.manifest.loc[parts.isin(members)]
             labels = known_labels(chosen, outcome) if outcome in cohort.outcomes else pd.Series(dtype=float)
-            paper = PAPER_COHORTS.get((outcome, name), ("-", "-"))
-            if len(labels) or "-" not in paper[0]:
-                rows[outcome_name(outcome), name] = _describe(chosen.loc[labels.index], labels, *paper)
+            ecgs, prevalence = (printed(claims, outcome, claimed, of) for of in ("n_records", "prevalence"))
+            if len(labels) or not math.isnan(ecgs):
+                described = _describe(chosen.loc[labels.index], labels, ecgs, prevalence)
+                rows[outcome_name(outcome), name] = described
     return Table(pd.DataFrame(rows).T.rename_axis(["outcome", "set"]))
 
 
 def _describe(
-    manifest: pd.DataFrame, labels: pd.Series, paper_ecgs: str, paper_prevalence: str
+    manifest: pd.DataFrame, labels: pd.Series, paper_ecgs: float, paper_prevalence: float
 ) -> dict[str, str]:
     age, known_sex = manifest.age, manifest.sex[manifest.sex != "unknown"]
     return {
         "ECGs": f"{len(labels):,}" if len(labels) else "-",
-        "paper's ECGs": paper_ecgs,
+        "paper's ECGs": "-" if math.isnan(paper_ecgs) else f"{paper_ecgs:,.0f}",
         "prevalence (%)": f"{100 * labels.mean():.1f}" if len(labels) else "-",
-        "paper's prevalence (%)": paper_prevalence,
+        "paper's prevalence (%)": "-" if math.isnan(paper_prevalence) else f"{paper_prevalence:g}",
         "patients": f"{manifest.patient_id.nunique():,}" if len(labels) else "-",
         "age, mean ± SD (years)": f"{age.mean():.0f} ± {age.std():.0f}" if age.notna().sum() > 1 else "-",
         "age missing": f"{age.isna().sum():,}" if len(labels) else "-",
@@ -362,7 +353,7 @@ def weights_sentence(weights: Pretrained | None, seen_of_test: float) -> str:
     seen_of_test: share of the ECGs that the paper's split tests on that they saw (`Study.seen_of_test`).
     """
     if weights is None:
-        return "Tokenizer and encoder of this book were trained by this page and page 04, on its own ECGs."
+        return "Tokenizer and encoder of this book were trained by pages 03 and 04, on its own ECGs."
     made = weights.metadata
     day = f" on {made['made']}" if "made" in made else ""
     at = f" at commit `{made['commit']}`" if "commit" in made else ""
