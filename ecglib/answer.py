@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 
 from ecglib.grid import Cell
-from ecglib.intervals import percentile
 from ecglib.metrics import ScoreSettings, auroc
 from ecglib.protocols import read
-from ecglib.resampling import auroc_draws, mean_of_drawn_runs
+from ecglib.resampling import auroc_draws, mean_over_runs
 from ecglib.results import CELLS, KeptResults
 from ecglib.style import Table, difference_text, listed, model_name, outcome_name
 
@@ -46,7 +45,7 @@ class Mean:
 
     model: str
     values: np.ndarray  # AUROC of each draw of the labels
-    draws: np.ndarray  # (n_draws,) of the bootstrap over patients and draws of the labels
+    draws: np.ndarray  # (n_runs, n_draws): the same for each draw of the patients
     on_validation: float
     n: int  # ECGs of test
     n_positive: int
@@ -67,12 +66,12 @@ class Answer:
     ours: Mean
     photographs: Mean
     untrained: Mean
-    confidence: float
+    settings: ScoreSettings
 
     def minus(self, other: Mean) -> tuple[float, float, float]:
-        """Difference of HeartBEiT to another model, and its interval."""
-        low, high = percentile(self.ours.draws - other.draws, self.confidence)
-        return self.ours.value - other.value, low, high
+        """Difference of HeartBEiT to another model, and its interval: run by run, patient by patient."""
+        values, draws = self.ours.values - other.values, self.ours.draws - other.draws
+        return float(values.mean()), *mean_over_runs(values, draws, self.settings)
 
     @property
     def verdict(self) -> str:
@@ -137,7 +136,7 @@ def _answer(kept: KeptResults, cells: Sequence[Cell], settings: ScoreSettings) -
     photographs = [mean for name, mean in means.items() if name not in (OURS, UNTRAINED)]
     best = max(photographs, key=lambda mean: mean.on_validation)
     compared = means[OURS], best, means[UNTRAINED]
-    return Answer(cells[0].outcome, cells[0].fraction, len(common), *compared, settings.confidence)
+    return Answer(cells[0].outcome, cells[0].fraction, len(common), *compared, settings)
 
 
 def _mean(kept: KeptResults, model: str, cells: Sequence[Cell], settings: ScoreSettings) -> Mean:
@@ -150,7 +149,7 @@ def _mean(kept: KeptResults, model: str, cells: Sequence[Cell], settings: ScoreS
     return Mean(
         model,
         np.array([auroc(y, score) for y, score, _ in tested]),
-        mean_of_drawn_runs(draws, settings.seed),
+        draws,
         float(np.mean([auroc(y, score) for y, score, _ in validated])),
         len(y_true),
         int(y_true.sum()),
@@ -230,9 +229,10 @@ def _with_most(answers: Mapping[str, Sequence[Answer]], fewest: Answer) -> str:
 def _legend(settings: ScoreSettings) -> str:
     return (
         f"AUROC on fold 10 in the mean over draws of the labels, {100 * settings.confidence:g} % intervals "
-        "over patients and (where there are several) draws. The best network pretrained on "
-        "photographs is the one that is best on validation; *random weights* is HeartBEiT's network without "
-        "pretraining. The claim *holds* where the interval lies above 0, *is contradicted* where it lies "
-        "below, and *is not shown*, which refutes nothing, where it holds 0. HeartBEiT was pretrained, "
-        "without labels, on the training folds of the same collection; the paper's had seen no ECG of PTB-XL."
+        "over patients and (where there are several) draws of the labels, wide where these are few. The best "
+        "network pretrained on photographs is the one that is best on validation; *random weights* is "
+        "HeartBEiT's network without pretraining. The claim *holds* where the interval lies above 0, "
+        "*is contradicted* where it lies below, and *is not shown*, which refutes nothing, where it holds 0. "
+        "HeartBEiT was pretrained, without labels, on the training folds of the same collection; the paper's "
+        "had seen no ECG of PTB-XL."
     )

@@ -21,7 +21,7 @@ from ecglib.comparisons import of_first_run
 from ecglib.datasets import CohortSettings
 from ecglib.grid import Cell
 from ecglib.metrics import ScoreSettings, auprc, trapezoid_auprc
-from ecglib.protocols import PROTOCOLS, choose_step, score_or_lack
+from ecglib.protocols import PROTOCOLS, read, score_or_lack
 from ecglib.published import WEIGHTS, published
 from ecglib.score_tables import NOT_ESTIMABLE, score_table
 from ecglib.splits import SPLITS, assign, label_fraction_rows
@@ -121,9 +121,9 @@ def own_precision(study: Study) -> Table:
     rows = {}
     for cell in _largest(study):
         table = study.predictions(cell)
-        if table is not None and table.loc[table.part == "validation", "y_true"].nunique() == 2:
-            chosen = table.loc[(table.part == "test") & (table.step == choose_step(table, "honest", "test"))]
-            y_true, y_score = chosen.y_true.to_numpy(), chosen.y_score.to_numpy()
+        reading = None if table is None else read(table, "honest", "test")
+        if reading and not reading.reason:
+            y_true, y_score, _ = reading.arrays
             by_steps, by_lines = auprc(y_true, y_score), trapezoid_auprc(y_true, y_score)
             split = study.split_names[cell.split]
             rows[outcome_name(cell.outcome), split, model_name(cell.model)] = {
@@ -222,6 +222,7 @@ def larger_models_table(scores: pd.DataFrame, path: Path = LARGER_MODELS_FILE) -
         for model, auroc, training in table[["model", "auroc", "training"]].to_numpy()
     ]
     honest = (scores.protocol == "honest") & (scores.metric == "auroc") & (scores.part == "test")
+    honest &= scores.value.notna()
     official = scores.split == PRETRAINING_SPLIT
     own = _first_runs(scores.loc[honest & official & (scores.model == "heartbeit")])
     for row in own.loc[own.fraction == own.fraction.max()].to_dict("records"):

@@ -21,7 +21,7 @@ MEASURES = ("ece", "brier", "brier_skill", "intercept", "slope")
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal) / 2
 LARGEST = 1 - 2.0**-25
 TEMPERATURES = (0.01, 100.0)  # a temperature at either end was not found: the logits say nothing, or all
-_STEPS, _LONGEST_STEP, _CLOSE = 60, 2.0, 1e-9  # of Newton's method, on standardised logits
+_STEPS, _LONGEST_STEP, _CLOSE = 100, 2.0, 1e-8  # of Newton's method, on standardised logits
 
 
 def logits(y_score: np.ndarray) -> np.ndarray:
@@ -149,27 +149,45 @@ def _intercepts(y_true: np.ndarray, z: np.ndarray, weights: np.ndarray) -> np.nd
 
 
 def _slopes(y_true: np.ndarray, z: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Slope of the logistic regression of y on z for each row of weights, by Newton's method."""
-    if z.std() == 0:
-        return np.full(len(weights), np.nan)
-    x = (z - z.mean()) / z.std()
-    prevalence = weights @ y_true / weights.sum(axis=1)
-    a, b = logit(prevalence), np.zeros(len(weights))
-    step = np.full((2, len(weights)), np.inf)
+    """Slope of the logistic regression of y on z for each row of weights; NaN where classes are parted."""
+    slopes = np.full(len(weights), np.nan)
+    if z.std() > 0:
+        x = (z - z.mean()) / z.std()
+        exist = _overlap(y_true, x, weights)
+        slopes[exist] = _steepness(y_true, x, weights[exist]) / z.std()
+    return slopes
+
+
+def _steepness(y_true: np.ndarray, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Slope on x (n_draws,) by Newton's method, NaN where it is not reached.
+
+    The likelihood has one hill: a step that would lead down from it is halved until it does not.
+    """
+    a, b = logit(weights @ y_true / weights.sum(axis=1)), np.zeros(len(weights))
+    step, reached = np.zeros((2, len(weights))), np.full(len(weights), -np.inf)
+    done = np.zeros(len(weights), bool)
     for _ in range(_STEPS):
-        probability = expit(a[:, None] + b[:, None] * x)
-        residual, curve = weights * (y_true - probability), weights * probability * (1 - probability)
-        g0, g1 = residual.sum(axis=1), residual @ x
-        h00, h01, h11 = curve.sum(axis=1), curve @ x, curve @ x**2
-        determinant = h00 * h11 - h01**2
-        with np.errstate(divide="ignore", invalid="ignore"):  # no curvature left: found below
-            step = np.array([h11 * g0 - h01 * g1, h00 * g1 - h01 * g0]) / determinant
-        step = step.clip(-_LONGEST_STEP, _LONGEST_STEP)
-        a, b = a + step[0], b + step[1]
-        if not (np.abs(step) > _CLOSE).any():
+        tried = np.array([a, b]) + step
+        eta = tried[0][:, None] + tried[1][:, None] * x
+        likelihood = (weights * (y_true * eta - np.logaddexp(0, eta))).sum(axis=1)
+        higher = likelihood >= reached
+        a, b, reached = np.where(higher, [*tried, likelihood], [a, b, reached])
+        step = np.where(higher, _newton_step(y_true, eta, x, weights), step / 2)
+        done |= (np.abs(step) <= _CLOSE).all(axis=0)
+        if done.all():
             break
-    exists = _overlap(y_true, x, weights) & (np.abs(step) <= _CLOSE).all(axis=0)
-    return np.where(exists, b / z.std(), np.nan)
+        step[:, done] = 0  # at the top rounding would have it walk about
+    return np.where(done, b, np.nan)
+
+
+def _newton_step(y_true: np.ndarray, eta: np.ndarray, x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Steps (2, n_draws) of intercept and slope from log odds eta (n_draws, n)."""
+    probability = expit(eta)
+    residual, curve = weights * (y_true - probability), weights * probability * (1 - probability)
+    g0, g1 = residual.sum(axis=1), residual @ x
+    h00, h01, h11 = curve.sum(axis=1), curve @ x, curve @ x**2
+    step = np.array([h11 * g0 - h01 * g1, h00 * g1 - h01 * g0]) / (h00 * h11 - h01**2)
+    return step.clip(-_LONGEST_STEP, _LONGEST_STEP)
 
 
 def _overlap(y_true: np.ndarray, x: np.ndarray, weights: np.ndarray) -> np.ndarray:

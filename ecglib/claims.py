@@ -407,6 +407,8 @@ def _first_run(
     value, low, high = numbers(first)
     if not math.isfinite(value):
         return {}, "the other model's score is 0: no relative difference"
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return {}, "no interval: not every draw of the patients has such a number"
     values = [numbers(row)[0] for row in runs if row.get("estimable", True)]
     known = {name: first.get(name) for name in ("n", "n_patients", "n_positive", "draw", "seed", "step")}
     known["in_part"] = first.get("part")

@@ -4,7 +4,16 @@ import numpy as np
 import pandas as pd
 
 from ecglib.claims import STEMI_AT_1_PERCENT, read_claims
-from ecglib.coverage import SIZES, STEP, CoverageSettings, coverage, precision_of_rules, spread_of_auroc
+from ecglib.coverage import (
+    RUN_SPREADS,
+    SIZES,
+    STEP,
+    CoverageSettings,
+    coverage,
+    intervals_of_run_means,
+    precision_of_rules,
+    spread_of_auroc,
+)
 from ecglib.intervals import hanley_mcneil
 from ecglib.metrics import METRICS
 from ecglib.score_tables import in_order
@@ -56,6 +65,28 @@ def coverage_sentence(intervals: pd.DataFrame) -> str:
         f"**{100 * used.coverage:.1f} %** of {used.n_studies:,} studies, the interval of the bootstrap mean "
         f"in **{100 * papers.coverage:.1f} %**."
     )
+
+
+def run_mean_table(settings: CoverageSettings) -> Table:
+    """How often each interval of a mean over a few trained networks held the truth."""
+    found = coverage(intervals_of_run_means(settings))
+    of_patients, of_runs = RUN_SPREADS
+    names = {
+        "patients": f"patients alone (SD {of_patients:g})",
+        "redrawn": f"runs (SD {of_runs:g}) drawn with replacement, too",
+        "runs": "runs by Student's t (used)",
+    }
+    table = pd.DataFrame(
+        {
+            "networks, studies": [
+                f"{s}, {n:,} studies" for s, n in zip(found["size"], found.n_studies, strict=True)
+            ],
+            "interval over": found.interval.map(names),
+            "holds the truth (%)": _with_errors(100 * found.coverage, 100 * found.error, 1),
+            "mean width": found.width.map("{:.3f}".format),
+        }
+    )
+    return Table(table.set_index(["networks, studies", "interval over"]))
 
 
 def printed_interval_table(intervals: pd.DataFrame, settings: CoverageSettings) -> Table:

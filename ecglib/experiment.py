@@ -1,12 +1,11 @@
 """The experiment without its pages: cells made one after the other, their results kept, and tried again."""
 
-import itertools
 import json
 import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ecglib.classifiers import MODELS, require_hub
 from ecglib.datasets import CohortSettings, DataPaths
 from ecglib.errors import EcglibError
 from ecglib.grid import Cell, GridSettings
@@ -28,6 +28,7 @@ from ecglib.results import (
     KeptResults,
     as_kept,
     attribution,
+    require_own,
     rounding,
     write_results,
 )
@@ -36,6 +37,7 @@ from ecglib.study import Study
 
 KINDS = {None: ("head", "finetuned"), "heads": ("head",), "finetuned": ("finetuned",)}
 SAME_SCORE, SAME_AUROC = 1e-5, 0.005  # on the machine that made a cell, and elsewhere
+HERE, ELSEWHERE = "this one", "another"  # which machine made a kept cell
 NOT_ELSEWHERE = (
     "Fine-tuned cells were made on another machine. Processors round each in its way and training carries "
     "that on, so they seldom come out the same elsewhere; how far they move is on the page 09_statistics."
@@ -63,8 +65,9 @@ def run_grid(
     deadline = math.inf if hours is None else time.time() + 3600 * hours
     require_weights(profile)
     study = Study(profile, "05_finetuning", outcome, data)
-    if export:
-        attribution(profile.settings(CohortSettings).source)  # refused before the work, not after it
+    if export:  # refused before the work, not after it
+        attribution(profile.settings(CohortSettings).source)
+        require_own(export)
     kept = _earlier(study, export) if export else None
     every = _all_cells(study)
     wanted = [c for c in every if outcome in (None, c.outcome) and c.kind in KINDS[only]]
@@ -81,9 +84,11 @@ def run_grid(
     print(table.round(2).to_string(index=False))
     print(lacking_sentence(table))
     if export:
-        n_cells = _export(study, export, kept)
+        cells = export_results(study, export)  # opens it anew: another may have exported there meanwhile
         size = sum(path.stat().st_size for path in export.iterdir()) / 1e6
-        say(f"{export}: results of {n_cells} of {len(every)} cells kept, {size:.1f} MB")
+        others = len(set(cells) - set(every))
+        beyond = f", and of {others} that are not in this grid" if others else ""
+        say(f"{export}: results of {len(cells) - others} of {len(every)} cells kept{beyond}, {size:.1f} MB")
 
 
 def _make(study: Study, cell: Cell) -> None:
@@ -158,29 +163,40 @@ def _done(study: Study, cell: Cell, kept: KeptResults | None) -> tuple[Mapping[s
     return None, ""
 
 
-def export_results(study: Study, folder: Path) -> int:
-    """Keep the results of every cell that exists in `folder`; returns how many.
+def export_results(study: Study, folder: Path) -> list[Cell]:
+    """Keep the results of every cell of the grid that exists in `folder`; returns all that are kept there.
 
-    Cells that the folder holds and that do not exist here stay, where they are of the same data and settings.
+    Cells that the folder holds and that do not exist here, or are not in the grid, stay, where they are of
+    the same data and settings. EcglibError for a folder that holds damaged results or other files.
     """
-    return _export(study, folder, _earlier(study, folder))
-
-
-def _export(study: Study, folder: Path, earlier: KeptResults | None) -> int:
+    earlier = _earlier(study, folder)
+    ours = {cell: made for cell in _all_cells(study) if (made := study.existing(cell))}
     cells: dict[Cell, tuple[Mapping[str, Any], pd.DataFrame | None]] = {}
-    for cell in _all_cells(study):
-        made = study.existing(cell)
-        if made:
+    for cell in _in_order({*ours, *(earlier.cells if earlier else ())}, study.cohort.outcomes):
+        if made := ours.get(cell):
             predictions = study.predictions(cell)
             kept = None if predictions is None else as_kept(cell, predictions)
             cells[cell] = (_made_by(study, cell, made), kept)
-        elif earlier and cell in earlier.cells:
+        elif earlier:
             cells[cell] = (earlier.cells[cell], earlier.predictions(cell))
     if not cells:
         raise EcglibError(f"{folder}: no cell exists yet, so there is nothing to keep; make some first")
     whose = attribution(study.profile.settings(CohortSettings).source)
     write_results(folder, _head(study), _manifest(study), study.distances, cells, whose)
-    return len(cells)
+    return list(cells)
+
+
+def _in_order(cells: Iterable[Cell], outcomes: Sequence[str]) -> list[Cell]:
+    """Cells in one order whatever the grid is, so that the order of exports changes no byte.
+
+    `outcomes` are the cohort's. As in `GridSettings.all_cells`: heads first, then draw after draw.
+    """
+
+    def place(cell: Cell) -> tuple:
+        first = (cell.kind != "head", outcomes.index(cell.outcome), cell.draw, cell.seed)
+        return *first, cell.split, cell.fraction, MODELS.index(cell.model)
+
+    return sorted(cells, key=place)
 
 
 def _head(study: Study) -> dict[str, Any]:
@@ -246,23 +262,34 @@ def reproduce_cells(
 ) -> bool:
     """Make n kept cells, drawn at random, again from nothing; print how they compare; True where all agree.
 
-    Drawn as `draw_cells` says. On the machine that made them scores must be equal to SAME_SCORE (and the
-    rounding of kept heads); elsewhere the AUROC on test, at the step best on validation, to SAME_AUROC.
-    What is made stays in `folder`, from where a killed run goes on; None: it is deleted at the end.
+    Drawn as `draw_cells` says, compared as `compare` does: each is told as soon as it is made, all in a table
+    at the end. What is made stays in `folder`, from where a killed run goes on; None: it is deleted at the
+    end.
     """
     profile = load_profile(name)
     require_weights(profile)
     kept = open_kept(profile, results)
     cells = draw_cells(kept, n, seed)
+    for cell in cells:  # which may be of more models than the profile's grid
+        require_hub(cell.model)
+    rows = []
     with _other_runs(folder):
         study = Study(profile, "05_finetuning", data=data)
-        rows = [compare(cell, kept, study.predictions(cell)) for cell in cells]
+        for cell in cells:
+            rows.append(compare(cell, kept, study.predictions(cell)))
+            say(_row_line(rows[-1]))
     table = pd.DataFrame(rows)
-    print(table.to_string(index=False))
-    differ = [cell for cell in itertools.compress(cells, ~table["same"]) if cell.kind == "finetuned"]
-    if any(not same_machine(kept.cells[cell]["machine"], machine()) for cell in differ):
+    print(table.to_string(index=False, na_rep="-"))
+    tuned = np.array([cell.kind == "finetuned" for cell in cells])
+    if (tuned & ~table["same"] & (table["machine"] == ELSEWHERE)).any():
         say(NOT_ELSEWHERE)
     return bool(table["same"].all())
+
+
+def _row_line(row: Mapping[str, Any]) -> str:
+    """A row of the table in a line of its own."""
+    told = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
+    return f"{told.pop('cell')}: {', '.join(f'{name} {value}' for name, value in told.items())}"
 
 
 @contextmanager
@@ -299,26 +326,40 @@ def draw_cells(kept: KeptResults, n: int, seed: int) -> list[Cell]:
 
 
 def compare(cell: Cell, kept: KeptResults, made: pd.DataFrame | None) -> dict[str, Any]:
-    """A kept cell beside what was made now: largest difference of scores, both AUROCs, whether they agree."""
+    """A kept cell beside what was made now: largest difference of scores, both AUROCs, whether they agree.
+
+    On the machine that made it scores must be equal to SAME_SCORE (and the rounding of kept heads); elsewhere
+    the AUROC on test, at the step best on validation, to SAME_AUROC. Where it is not estimable (NaN) scores
+    decide there, too.
+    """
+    here = same_machine(kept.cells[cell]["machine"], machine())
+    told = {"cell": str(cell), "machine": HERE if here else ELSEWHERE}
     theirs = kept.predictions(cell)
     if theirs is None or made is None:
-        return {"cell": str(cell), "same": False, "by": "unstable here"}
+        return told | {"by": "unstable here", "same": False}
     keys = ["record_id", "part", "step"]
     both = theirs.merge(made, on=keys, suffixes=("", "_now"))
     same_rows = len(both) == len(theirs) and (both["y_true"] == both["y_true_now"]).all()
     there, now = both["y_score"].to_numpy(np.float64), both["y_score_now"].to_numpy(np.float64)
-    scores = [auroc_on_test(table) for table in (theirs, made)]
-    here = same_machine(kept.cells[cell]["machine"], machine())
+    aurocs = [_auroc_or_nan(table) for table in (theirs, made)]
+    by_scores = here or bool(np.isnan(aurocs).any())
     equal = bool((np.abs(there - now) <= SAME_SCORE + rounding(cell, both)).all())
-    agrees = equal if here else abs(scores[0] - scores[1]) <= SAME_AUROC
-    return {
-        "cell": str(cell),
+    agrees = equal if by_scores else abs(aurocs[0] - aurocs[1]) <= SAME_AUROC
+    return told | {
         "largest difference": float(np.abs(there - now).max(initial=0)),
-        "AUROC kept": round(scores[0], 4),
-        "AUROC now": round(scores[1], 4),
-        "by": f"scores to {SAME_SCORE:g}" if here else f"another machine, AUROC to {SAME_AUROC:g}",
+        "AUROC kept": round(aurocs[0], 4),
+        "AUROC now": round(aurocs[1], 4),
+        "by": f"scores to {SAME_SCORE:g}" if by_scores else f"AUROC to {SAME_AUROC:g}",
         "same": bool(same_rows and agrees),
     }
+
+
+def _auroc_or_nan(predictions: pd.DataFrame) -> float:
+    """AUROC on test at the step best on validation; NaN where a class lacks in either."""
+    try:
+        return auroc_on_test(predictions)
+    except EcglibError:
+        return math.nan
 
 
 def same_machine(kept: Mapping[str, Any], here: Mapping[str, Any]) -> bool:

@@ -23,12 +23,13 @@ from ecglib.intervals import percentile
 from ecglib.metrics import ScoreSettings
 from ecglib.probe import Heads, cache_features, features_by_layer
 from ecglib.progress import track
-from ecglib.provenance import atomic_path, commit, digest, machine
+from ecglib.provenance import atomic_path, code_hash, commit, digest, machine
 from ecglib.published import LAYERS, PROBES, PROBES_MADE, Pretrained, load
 from ecglib.recipes import draw_ptbxl
 from ecglib.resampling import auroc_draws
 from ecglib.shards import ImageStore
 from ecglib.splits import assign
+from ecglib.tensorfiles import weights_sha256
 
 CONTROLS = ("random", "efficientnet_lite2", "mobilenetv2")
 BY_LAYER = "mi_any"  # the outcome that is asked of each layer
@@ -64,7 +65,7 @@ class Probes:
         settings = settings or ScoreSettings()
         networks = {"heartbeit": model.classifier()}
         networks |= {name: make_classifier(name, size=model.model.size) for name in CONTROLS}
-        features = {name: self._features(network, model) for name, network in networks.items()}
+        features = {name: self._features(network) for name, network in networks.items()}
         cases = [(outcome, fraction) for outcome in self.outcomes for fraction in FRACTIONS]
         tables = [self._case(*case, features, settings) for case in track(cases, "probes", unit="case")]
         return pd.concat(tables, ignore_index=True)
@@ -102,10 +103,10 @@ class Probes:
         """`heads` at the smallest fraction."""
         return self.heads(outcome, min(FRACTIONS))
 
-    def _features(self, network: Classifier, model: Pretrained) -> np.ndarray:
-        """Features (n images, d), kept under a hash of the network's weights and the images."""
-        weights = model.metadata["weights_sha256"] if network.name == "heartbeit" else model.model.size
-        key = digest([network.name, weights, self.images.data_hash])
+    def _features(self, network: Classifier) -> np.ndarray:
+        """Features (n images, d), kept under a hash of the network's weights, the images and our code."""
+        weights, code = weights_sha256(network.backbone.state_dict()), code_hash("ecglib.probe")
+        key = digest([network.name, weights, self.images.data_hash, code])
         return cache_features(network, self.images, self.folder / f"{key}.npy")
 
     def _case(

@@ -60,7 +60,9 @@ class GridSettings:
                 raise EcglibError(f"{name}=[]: at least one is needed; name it")
         if not self.models and not self.head_models:
             raise EcglibError("models=[], head_models=[]: no network for every outcome; name one in either")
-        for name in ("models", "extra_models", "head_models"):
+        models = ("models", "extra_models", "head_models")
+        fractions = ("fractions", "extra_fractions", "head_fractions")
+        for name in models:
             if unknown := set(getattr(self, name)) - set(MODELS):
                 raise EcglibError(
                     f"{name}={sorted(unknown)[0]}: no such model; take some of {', '.join(MODELS)}"
@@ -69,9 +71,13 @@ class GridSettings:
             if unknown := set(splits) - set(SPLITS):
                 known = ", ".join(SPLITS)
                 raise EcglibError(f"{name}={sorted(unknown)[0]}: no such split; take one of {known}")
-        for name in ("fractions", "extra_fractions", "head_fractions"):
+        for name in fractions:
             if bad := [f for f in getattr(self, name) if not 0 < f <= 1]:
                 raise EcglibError(f"{name}={bad[0]}: a label fraction lies above 0 and up to 1; mend it")
+        for name in ("splits", *models, *fractions):
+            named = getattr(self, name)
+            if twice := [value for value in named if named.count(value) > 1]:
+                raise EcglibError(f"{name}={twice[0]}: it is named twice; name it once")
         if len(self.draws) not in (1, len(self.fractions)):
             raise EcglibError(f"draws={list(self.draws)}: give one number, or one for each of fractions")
         counts = {"draws": min(self.draws), "seeds": self.seeds, "head_draws": self.head_draws}

@@ -248,7 +248,7 @@ def scores(study: Study, marked: pd.DataFrame) -> pd.DataFrame:
     found = []
     for name, model in itertools.product(marked, [*_heads(study), MODEL]):
         other = study.relabelled(outcome, marked[name].to_numpy())
-        cell = Cell(outcome, model, "head", grid.splits[0], max(grid.head_fractions), 0, 0)
+        cell = Cell(outcome, model, "head", grid.splits[0], 1.0, 0, 0)
         predictions = tree_predictions(other, cell) if model == MODEL else other.predictions(cell)
         table = score_or_lack(predictions, LACKS_CLASS, "honest", settings)
         found.append(table.assign(definition=name, model=model))

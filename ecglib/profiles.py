@@ -28,7 +28,7 @@ from ecglib.metrics import ScoreSettings
 from ecglib.pretrain import PretrainSettings
 from ecglib.probe import ProbeSettings
 from ecglib.provenance import code_hash, digest, file_sha256
-from ecglib.published import ShownWeights, WeightsSettings
+from ecglib.published import WEIGHTS, ShownWeights, WeightsSettings
 from ecglib.quality import QualitySettings
 from ecglib.reliability import ReliabilitySettings
 from ecglib.saliency import SaliencySettings
@@ -36,7 +36,8 @@ from ecglib.tokenizer import TokenizerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ROOT / "notebooks" / "profiles"
-KEPT = ROOT / "book" / "results"  # predictions that are kept with the book, by profile, and other results
+BOOK = ROOT / "book"
+KEPT = BOOK / "results"  # predictions that are kept with the book, by profile, and other results
 S = TypeVar("S")
 
 
@@ -50,6 +51,8 @@ class Notebook:
     per_outcome: bool = False  # executed once for each outcome
     of_predictions: bool = False  # needs no ECGs: predictions that were kept are enough
     kept: tuple[str, ...] = ()  # files and folders of KEPT that it shows, whatever the profile
+    tables: tuple[str, ...] = ()  # tables of BOOK that it quotes: numbers of the paper and of others
+    all_weights: bool = False  # tells of all published weights, not of those alone that its settings name
     all_cores: bool = False  # trains one network on all cores; the others leave some to the next page
 
     def fields(self) -> dict[str, type]:
@@ -59,7 +62,9 @@ class Notebook:
 
 NOTEBOOKS = {
     # Waveforms are judged in the one pass that draws them, so the first page needs the drawing's settings.
-    "01_cohorts": Notebook((CohortSettings, QualitySettings), uses=("02_preprocessing",)),
+    "01_cohorts": Notebook(
+        (CohortSettings, QualitySettings), uses=("02_preprocessing",), tables=("claims.csv",)
+    ),
     "02_preprocessing": Notebook((FilterSettings, ImageSettings), reads=("01_cohorts",)),
     # Published weights are a tokenizer and an encoder: the first page that takes them names them.
     "03_tokens": Notebook((WeightsSettings, TokenizerSettings), reads=("02_preprocessing",), all_cores=True),
@@ -72,20 +77,30 @@ NOTEBOOKS = {
         of_predictions=True,
     ),
     # The paper's claims are of distances between images, too.
-    "06_results": Notebook(reads=("05_finetuning",), uses=("07_domain_shift",), of_predictions=True),
+    "06_results": Notebook(
+        reads=("05_finetuning",), uses=("07_domain_shift",), of_predictions=True, tables=("claims.csv",)
+    ),
     "10_reliability": Notebook(
         (ReliabilitySettings,), reads=("05_finetuning",), per_outcome=True, of_predictions=True
     ),
-    "07_domain_shift": Notebook((ShiftSettings,), reads=("02_preprocessing",)),
+    "07_domain_shift": Notebook((ShiftSettings,), reads=("02_preprocessing",), tables=("claims.csv",)),
     "08_saliency": Notebook((SaliencySettings,), reads=("05_finetuning",)),
     "09_statistics": Notebook(
         (CoverageSettings,),
         uses=("01_cohorts",),
         of_predictions=True,
         kept=("ptbxl-tiny", "ptbxl-tiny-elsewhere"),
+        tables=("claims.csv",),
     ),
-    "11_audit": Notebook((TreeSettings,), reads=("05_finetuning",)),
-    "12_label_lab": Notebook((LabSettings,), reads=("05_finetuning",), uses=("11_audit",)),
+    "11_audit": Notebook(
+        (TreeSettings,),
+        reads=("05_finetuning",),
+        tables=("audit_facts.csv", "claims.csv", "larger_models.csv"),
+        all_weights=True,
+    ),
+    "12_label_lab": Notebook(
+        (LabSettings,), reads=("05_finetuning",), uses=("11_audit",), tables=("claims.csv",)
+    ),
     "14_cost": Notebook((CostSettings,), uses=("01_cohorts",), of_predictions=True, kept=("speed",)),
 }
 
@@ -161,6 +176,7 @@ def load_profile(name: str, overrides: str | Iterable[str] = ()) -> Profile:
     profile = Profile(path.stem, name, description, outcomes, values, changed, shows)
     profile.all_settings(NOTEBOOKS)  # each dataclass checks its values
     _require_effect(profile)
+    _require_outcomes(profile)
     return profile
 
 
@@ -184,6 +200,17 @@ def _require_effect(profile: Profile) -> None:
             f"{set_here[0]}: nothing is pretrained where 03_tokens.weights={weights}; leave it out, or "
             "pretrain here with 03_tokens.weights=''"
         )
+
+
+def _require_outcomes(profile: Profile) -> None:
+    """Refuse outcomes of the grid's settings that the profile lacks.
+
+    Only where they are set: the default of extra_outcomes is of no effect in a profile without STEMI.
+    """
+    for setting in ("extra_outcomes", "head_outcomes"):
+        for outcome in profile.values["05_finetuning"].get(setting, ()):
+            kind = f"outcome in profile {profile.name} for 05_finetuning.{setting}"
+            _require_known(outcome, profile.outcomes, kind)
 
 
 def parse_overrides(overrides: str | Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -288,7 +315,11 @@ def result_pages(profile: Profile) -> dict[str, tuple[str, str | None]]:
 
 
 def page_key(profile: Profile, notebook: str, outcome: str | None, fingerprint: str) -> str:
-    """Hash of all that a page shows: settings, data (`fingerprint`), kept results, its text, our code."""
+    """Hash of all that a page shows.
+
+    That is its settings, data (`fingerprint`), kept results, the book's tables, weights, its text, our code.
+    """
+    entry = NOTEBOOKS[notebook]
     cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     modules = sorted(
         path.stem for path in (ROOT / "ecglib").glob("*.py") if path.stem not in ("__init__", "cli", "fetch")
@@ -298,11 +329,23 @@ def page_key(profile: Profile, notebook: str, outcome: str | None, fingerprint: 
             "settings": profile.all_settings(ancestors(notebook)),
             "outcomes": [outcome] if outcome else profile.outcomes,
             "data": fingerprint,
-            "kept": {name: _content(KEPT / name) for name in NOTEBOOKS[notebook].kept},
+            "kept": {name: _content(KEPT / name) for name in entry.kept},
+            "tables": {name: _content(BOOK / name) for name in entry.tables},
+            "weights": {folder.name: _content(folder) for folder in _weights_folders(profile, notebook)},
             "notebook": ["".join(cell["source"]) for cell in cells],
             "code": {name: code_hash(f"ecglib.{name}") for name in modules},
         }
     )
+
+
+def _weights_folders(profile: Profile, notebook: str) -> list[Path]:
+    """Where the published weights lie of which a page tells: the settings hold no more than their names."""
+    if NOTEBOOKS[notebook].all_weights:
+        return [WEIGHTS]
+    owners = {owner for name in ancestors(notebook) for owner in NOTEBOOKS[name].settings}
+    weights, shown = profile.settings(WeightsSettings).weights, profile.settings(ShownWeights).shown
+    named = {WeightsSettings: weights, ShownWeights: shown}
+    return [WEIGHTS / name for owner, name in named.items() if owner in owners and name]
 
 
 def _content(path: Path) -> dict[str, str]:

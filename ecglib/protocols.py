@@ -14,6 +14,7 @@ import pandas as pd
 from ecglib.errors import EcglibError
 from ecglib.intervals import honest_interval, of_mean
 from ecglib.metrics import METRICS, ScoreSettings, bootstrap, leave_one_patient_out, point_scores
+from ecglib.resampling import class_of_one
 
 PROTOCOLS = ("paper", "honest")
 SCORED_PARTS = ("test", "external")
@@ -75,9 +76,9 @@ def score_cell(cell: pd.DataFrame, protocol: str, settings: ScoreSettings) -> pd
 
     One row per part in the cell and metric: protocol, part, metric, value, low, high, other_low, other_high
     (the honest interval that is not used), n, n_patients, n_positive, prevalence, step, n_redrawn (bootstrap
-    draws repeated since they lacked a class), estimable, reason. Where a class is missing, `estimable` is
-    False, `reason` says what lacks, the counts stand, and value, limits and step are empty: print "not
-    estimable", never a number.
+    draws repeated since they lacked a class), estimable, reason. Where a class is missing, or is of one
+    patient alone, `estimable` is False, `reason` says what lacks, the counts stand, and value, limits and
+    step are empty: print "not estimable", never a number.
     """
     rows = []
     for part, (reading, resampled) in read_parts(cell, protocol, settings).items():
@@ -131,7 +132,8 @@ def read(cell: pd.DataFrame, protocol: str, part: str) -> Reading:
     """The rows of a part that a protocol reports, or why there are none."""
     rows = cell.loc[cell["part"] == part].sort_values(by="record_id", kind="stable")
     judged = judged_part(protocol, part)
-    if reason := _lack(cell.loc[cell["part"] == judged], judged) or _lack(rows, part):
+    lack = _lack(cell.loc[cell["part"] == judged], judged) or _lack(rows, part)
+    if reason := lack or one_patient(rows, part):
         return Reading(rows.drop_duplicates("record_id"), None, reason)
     step = choose_step(cell, protocol, part)
     return Reading(rows.loc[rows["step"] == step], step, "")
@@ -188,6 +190,12 @@ def parts_in(cell: pd.DataFrame) -> list[str]:
             f"a cell holds no prediction for {' or '.join(SCORED_PARTS)}: predict at least one part"
         )
     return parts
+
+
+def one_patient(rows: pd.DataFrame, part: str) -> str:
+    """Which class of a part is one patient's alone, in words; empty where none is: see `resampling`."""
+    lone = class_of_one(rows["y_true"].to_numpy(), rows["patient_id"].to_numpy())
+    return f"{part} has {lone} records of one patient alone" if lone else ""
 
 
 def counts(rows: pd.DataFrame) -> dict[str, float]:

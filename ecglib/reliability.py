@@ -15,7 +15,7 @@ from ecglib.calibration import ece_by_chance, fit_temperature, measure, reliabil
 from ecglib.errors import EcglibError
 from ecglib.grid import Cell
 from ecglib.metrics import ScoreSettings
-from ecglib.protocols import SCORED_PARTS, choose_step
+from ecglib.protocols import SCORED_PARTS, choose_step, one_patient
 from ecglib.resampling import spread_scores
 from ecglib.subgroups import score_subgroups, subgroups
 from ecglib.thresholds import at_threshold, decision_curve, threshold_at_specificity, thresholds_around
@@ -50,7 +50,7 @@ class Forecast:
     """One model's probabilities at the step that validation chose, or the reason why there are none.
 
     rows: record_id, patient_id, part, y_true, y_score and, after temperature scaling, scaled; in order of
-    record_id. Parts that lack a class are left out, with their reason in `lacks`.
+    record_id. Parts that lack a class, or have it of one patient alone, are left out: why stands in `lacks`.
     """
 
     cell: Cell
@@ -94,9 +94,9 @@ def forecasts(
 
 
 def _read(cell: Cell, predictions: pd.DataFrame) -> Forecast:
-    labels = {part: set(predictions.y_true[predictions.part == part]) for part in set(predictions.part)}
-    whole = [part for part, found in labels.items() if found == {0, 1}]
-    lacks = tuple(f"{part} lacks a class" for part in sorted(labels) if part not in whole)
+    reasons = {part: _unscored(rows, str(part)) for part, rows in predictions.groupby("part")}
+    whole = [part for part, reason in reasons.items() if not reason]
+    lacks = tuple(filter(None, reasons.values()))
     if "validation" not in whole:
         return _none(cell, "validation lacks a class, so no step can be chosen", lacks)
     step = choose_step(predictions, "honest", "validation")
@@ -106,6 +106,13 @@ def _read(cell: Cell, predictions: pd.DataFrame) -> Forecast:
     temperature = fit_temperature(known["y_true"].to_numpy(), known["y_score"].to_numpy())
     scaled = temperature_scaled(rows["y_score"].to_numpy(), temperature)
     return Forecast(cell, rows.assign(scaled=scaled), temperature, "", lacks)
+
+
+def _unscored(rows: pd.DataFrame, part: str) -> str:
+    """Why a part is left out; empty where it is not."""
+    if rows["y_true"].nunique() < 2:
+        return f"{part} lacks a class"
+    return one_patient(rows, part) if part in SCORED_PARTS else ""
 
 
 def _none(cell: Cell, reason: str, lacks: tuple[str, ...] = ()) -> Forecast:

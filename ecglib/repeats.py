@@ -13,7 +13,7 @@ import pandas as pd
 
 from ecglib.comparisons import difference_of
 from ecglib.errors import EcglibError
-from ecglib.grid import Cell
+from ecglib.grid import Cell, run_name
 from ecglib.metrics import ScoreSettings, auroc
 from ecglib.profiles import KEPT
 from ecglib.protocols import choose_step, read_parts
@@ -102,7 +102,8 @@ def repeats_table(twice: pd.DataFrame) -> Table:
     leads = _leads(twice).reindex(twice.index).to_dict("records")
     rows = {}
     for cell, lead in zip(twice.to_dict("records"), leads, strict=True):
-        name = f"{model_name(cell['model'])}, {100 * cell['fraction']:g} % of {outcome_name(cell['outcome'])}"
+        labels = f"{100 * cell['fraction']:g} % of {outcome_name(cell['outcome'])}, {cell['split']}"
+        name = f"{model_name(cell['model'])}, {labels}, {run_name(cell['draw'], cell['seed'])}"
         rows[name] = {
             "AUROC": f"{cell['value_b']:.3f}",
             "elsewhere": f"{cell['value_a']:.3f}",
@@ -120,5 +121,5 @@ def _leads(twice: pd.DataFrame) -> pd.DataFrame:
     """HeartBEiT's value_a and value_b minus those of each other model of the same labels."""
     same, scores = ["outcome", "split", "fraction", "draw", "seed"], ["value_a", "value_b"]
     ours = twice.loc[twice.model == "heartbeit"].set_index(same)[scores]
-    both = twice.loc[twice.model != "heartbeit"].join(ours, on=same, rsuffix="_ours", how="inner")
-    return pd.DataFrame({score: both[f"{score}_ours"] - both[score] for score in scores})
+    both = twice.loc[twice.model != "heartbeit"].join(ours, on=same, rsuffix="_ours")
+    return pd.DataFrame({score: both[f"{score}_ours"] - both[score] for score in scores}).dropna()

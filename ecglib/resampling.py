@@ -7,6 +7,7 @@ page are resampled alike.
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from ecglib.intervals import percentile
 from ecglib.metrics import METRICS, ScoreSettings, bootstrap, bootstrap_steps, patient_draws, point_scores
@@ -38,6 +39,18 @@ def spread_scores(
     return {m: {"value": values[m], **spread(draws[m].to_numpy(), settings)} for m in METRICS}
 
 
+def class_of_one(y_true: np.ndarray, groups: np.ndarray) -> str:
+    """Which class is one patient's alone, positive or negative; empty where none is.
+
+    Such a patient is in every draw that has both classes, so no bootstrap tells how much hangs on him.
+    """
+    for label, name in ((1, "positive"), (0, "negative")):
+        patients = groups[y_true == label]
+        if len(patients) and (patients == patients[0]).all():
+            return name
+    return ""
+
+
 def auroc_draws(
     y_true: np.ndarray, scores: Sequence[np.ndarray], groups: np.ndarray, settings: ScoreSettings
 ) -> np.ndarray:
@@ -47,14 +60,21 @@ def auroc_draws(
     return auroc[:, 1:]
 
 
-def mean_of_drawn_runs(draws: np.ndarray, seed: int) -> np.ndarray:
-    """Mean (n_draws,) of as many runs, drawn with replacement, of (n_runs, n_draws): each draw its own.
+def mean_over_runs(values: np.ndarray, draws: np.ndarray, settings: ScoreSettings) -> tuple[float, float]:
+    """Interval of a mean over a few runs, over patients and over the runs that might have been made instead.
 
-    Over both patients and runs, then: how far the mean over runs is known, not those runs alone. The same
-    seed draws the same runs, so that two models that were run on the same labels stay paired.
+    values: of each run (n_runs,); draws: the same for each draw of the patients (n_runs, n_draws). To each
+    draw's mean over the runs is added how far a mean of so few may be off, in its own standard errors: even
+    quantiles of Student's t with n_runs - 1 degrees of freedom, in random order. Drawing the runs with
+    replacement instead is too narrow for a few (`coverage.intervals_of_run_means`). Of a single run the
+    interval is over patients alone.
     """
-    drawn = np.random.default_rng(seed).integers(len(draws), size=draws.shape)
-    return np.take_along_axis(draws, drawn, axis=0).mean(axis=0)
+    means, n_runs = draws.mean(axis=0), len(values)
+    if n_runs > 1:
+        even = (np.arange(len(means)) + 0.5) / len(means)
+        quantiles = np.random.default_rng(settings.seed).permutation(student_t.ppf(even, n_runs - 1))
+        means = means + quantiles * values.std(ddof=1) / np.sqrt(n_runs)
+    return percentile(means, settings.confidence)
 
 
 def spread(values: np.ndarray, settings: ScoreSettings) -> dict[str, float]:

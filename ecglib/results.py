@@ -11,6 +11,7 @@ than 1/2048 of itself, as in float16, nor than 1/8192 of the range of its step's
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -34,7 +35,7 @@ CELLS, MANIFEST, DISTANCES, README = "cells.json", "manifest.parquet", "distance
 WHO = ("record_id", "patient_id", "part", "y_true")
 # The most that a head's score moves: a share of itself, and of the range of its step's scores.
 ROUNDED_TO, ROUNDED_TO_RANGE = 2**-11, 2**-13
-RESTORE = "restore the folder from git, or export it again with `ecglib grid --export`"
+RESTORE = "restore the folder from git, or move it away and make it anew with `ecglib grid --export`"
 _PTBXL = """\
 The ids, labels, ages, sexes, sites and devices in `manifest.parquet` and the labels beside the predictions
 are from PTB-XL (Wagner, P., Strodthoff, N., Bousseljot, R., Samek, W. and Schaeffter, T., PTB-XL, a large
@@ -80,8 +81,7 @@ class KeptResults:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise EcglibError(f"{path}: cannot be read ({error}); {RESTORE}") from None
         for name, expected in files.items():
-            if not (folder / name).is_file() or file_sha256(folder / name) != expected:
-                raise EcglibError(f"{folder / name}: missing, or not as {CELLS} says; {RESTORE}")
+            _find(folder, name, expected)
         return cls(folder, content, cells)
 
     @property
@@ -102,12 +102,12 @@ class KeptResults:
     @cached_property
     def manifest(self) -> pd.DataFrame:
         """One row a record: the columns of the cohort's manifest, and `usable`."""
-        return pd.read_parquet(self.folder / MANIFEST)
+        return pd.read_parquet(self._path(MANIFEST))
 
     @cached_property
     def distances(self) -> pd.DataFrame:
         """The table of `domain_shift`, for which images are needed."""
-        return pd.read_parquet(self.folder / DISTANCES)
+        return pd.read_parquet(self._path(DISTANCES))
 
     def cohort(self) -> Cohort:
         """The cohort that was scored, without waveforms."""
@@ -140,9 +140,12 @@ class KeptResults:
     def _table(self, name: str) -> pd.DataFrame:
         tables = self.__dict__.setdefault("tables", {})
         if name not in tables:
-            table = pd.read_parquet(self.folder / name)
+            table = pd.read_parquet(self._path(name))
             tables[name] = table.astype(dict.fromkeys(("record_id", "patient_id", "part"), object))
         return tables[name]
+
+    def _path(self, name: str) -> Path:
+        return _find(self.folder, name, self.head["files"][name])
 
     def require_settings(self, kind: str, settings: Any) -> None:
         """Raise EcglibError where cells of a kind were made with other settings than these."""
@@ -169,24 +172,35 @@ def write_results(
 ) -> None:
     """Write a folder of results; `cells`: what made each, and its predictions, None where it was unstable.
 
-    The same results give the same bytes.
+    The same results give the same bytes. A kill leaves the old results or the new: tables wait beside their
+    places until `cells.json` is replaced, and are read from there until they are moved. Files that are not of
+    kept results stay. EcglibError for a folder that `require_own` refuses, or whose results are damaged.
     """
+    require_own(folder)
+    before = KeptResults.open(folder).head["files"] if (folder / CELLS).exists() else {}
     folder.mkdir(parents=True, exist_ok=True)
-    _write(manifest, folder / MANIFEST)
-    _write(distances, folder / DISTANCES)
-    names = [MANIFEST, DISTANCES]
-    of_file: dict[str, dict[Cell, pd.DataFrame]] = {}
-    for cell, (_, predictions) in cells.items():
-        if predictions is not None:
-            of_file.setdefault(_file_of(cell), {})[cell] = predictions
-    for name, tables in sorted(of_file.items()):
-        _write(_wide(tables), folder / name)
-        names.append(name)
-    for path in folder.glob("*.parquet"):
-        if path.name not in names:
-            path.unlink()
-    (folder / README).write_text(f"{_readme()}\n{attribution}", encoding="utf-8")
-    _write_cells(folder, head, {name: file_sha256(folder / name) for name in names}, cells)
+    _settle(folder, before)  # what a killed export left
+    files = _stage_tables(folder, manifest, distances, cells)
+    for name in before.keys() - files.keys():
+        os.replace(folder / name, _staged(folder / name))  # the old results find it there, too
+    _write_cells(folder, head, files, cells)
+    _settle(folder, files)
+    with atomic_path(folder / README) as path:
+        path.write_text(f"{_readme()}\n{attribution}", encoding="utf-8")
+
+
+def require_own(folder: Path) -> None:
+    """Raise EcglibError for a place that holds files but no kept results: an export might replace them."""
+    if not folder.exists() or (folder / CELLS).exists():
+        return
+    others = [folder]
+    if folder.is_dir():  # hidden files are a system's own, or what a killed first export left
+        others = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if others:
+        raise EcglibError(
+            f"{others[0]}: it is not of kept results, and an export there might replace it; "
+            "export to a new folder, or move it away"
+        )
 
 
 def attribution(source: str) -> str:
@@ -257,6 +271,47 @@ def _wide(tables: Mapping[Cell, pd.DataFrame]) -> pd.DataFrame:
         columns.append(scores.rename(columns=lambda step, cell=cell: f"{_run(cell)} step={step}"))
     wide = pd.concat(columns, axis=1).astype(np.float32)
     return wide.sort_index(level=["part", "record_id"]).rename_axis(columns=None).reset_index()
+
+
+def _stage_tables(
+    folder: Path,
+    manifest: pd.DataFrame,
+    distances: pd.DataFrame,
+    cells: Mapping[Cell, tuple[Mapping[str, Any], pd.DataFrame | None]],
+) -> dict[str, str]:
+    """Write all tables beside their places; returns the SHA-256 of each by its name."""
+    of_file: dict[str, dict[Cell, pd.DataFrame]] = {}
+    for cell, (_, predictions) in cells.items():
+        if predictions is not None:
+            of_file.setdefault(_file_of(cell), {})[cell] = predictions
+    _write(manifest, _staged(folder / MANIFEST))
+    _write(distances, _staged(folder / DISTANCES))
+    for name, tables in sorted(of_file.items()):
+        _write(_wide(tables), _staged(folder / name))
+    return {name: file_sha256(_staged(folder / name)) for name in (MANIFEST, DISTANCES, *sorted(of_file))}
+
+
+def _staged(path: Path) -> Path:
+    """Where a table waits for its place."""
+    return path.with_name(f".{path.name}.next")
+
+
+def _settle(folder: Path, files: Mapping[str, str]) -> None:
+    """Move each waiting table that is in `files` to its place; delete the others."""
+    for waiting in folder.glob(".*.parquet.next"):
+        name = waiting.name.removeprefix(".").removesuffix(".next")
+        if files.get(name) == file_sha256(waiting):
+            os.replace(waiting, folder / name)
+        else:
+            waiting.unlink()
+
+
+def _find(folder: Path, name: str, expected: str) -> Path:
+    """The file of this SHA-256: in its place, or beside it after a kill. EcglibError where it is neither."""
+    for path in (folder / name, _staged(folder / name)):
+        if path.is_file() and file_sha256(path) == expected:
+            return path
+    raise EcglibError(f"{folder / name}: missing, or not as {CELLS} says; {RESTORE}")
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

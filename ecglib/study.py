@@ -75,6 +75,7 @@ class Study:
         self.stages = Stages(self.folder, page_name(notebook, outcome))
         self._parts: dict[str, pd.Series] = {}  # by split
         self._rows: dict[tuple, dict[str, np.ndarray] | None] = {}  # by outcome, split, fraction and draw
+        self._row_hashes: dict[tuple, str] = {}  # of these rows
         self._hashes: dict[str, str] = {}  # of labels, by outcome
         self.kept = open_kept(profile, self.data.results) if self.data.results else None
         self.profile, self.cohort = open_data(profile, self.data, self.kept)
@@ -307,7 +308,7 @@ class Study:
 
     def rows(self, cell: Cell) -> dict[str, np.ndarray] | None:
         """Row positions by part, with the cell's fraction for training; None where it is not estimable."""
-        key = (cell.outcome, cell.split, cell.fraction, cell.draw)
+        key = _rows_key(cell)
         if key not in self._rows:
             self._rows[key] = self._find_rows(cell)
         return self._rows[key]
@@ -326,7 +327,7 @@ class Study:
         """The same study with other labels (n,) of one outcome: its images and features, cells of its own."""
         other = copy.copy(self)
         other.__dict__.pop("manifest", None)
-        other._rows, other._hashes = {}, {}
+        other._rows, other._row_hashes, other._hashes = {}, {}, {}
         manifest = self.cohort.manifest.assign(**{outcome: labels.astype(np.int8)})
         other.cohort = replace(self.cohort, manifest=manifest)
         return other
@@ -387,6 +388,7 @@ class Study:
             "model": self.model_key(cell.model),
             "images": self.images.data_hash,
             "labels": self._label_hash(cell.outcome),
+            "rows": self._row_hash(cell),
         }
         module = "ecglib.finetune" if cell.kind == "finetuned" else "ecglib.probe"
         return "cells", made_by, (module, "ecglib.splits")
@@ -410,6 +412,14 @@ class Study:
         if outcome not in self._hashes:
             self._hashes[outcome] = digest(self.labels(outcome).tolist())
         return self._hashes[outcome]
+
+    def _row_hash(self, cell: Cell) -> str:
+        """Hash of the row positions by part: which ECGs the cell learns from and is scored on."""
+        key = _rows_key(cell)
+        if key not in self._row_hashes:
+            rows = self.rows(cell) or {}
+            self._row_hashes[key] = digest({part: own.tolist() for part, own in rows.items()})
+        return self._row_hashes[key]
 
     def _finetune(self, cell: Cell, rows: dict[str, np.ndarray], weights: Path) -> pd.DataFrame:
         settings, labels = self.profile.settings(FinetuneSettings), self.labels(cell.outcome)
@@ -547,7 +557,7 @@ class Study:
         }
 
     def page_key(self) -> str:
-        """Hash of all that a page depends on: settings, data, its notebook's text and the package's code."""
+        """Hash of all that a page depends on, as `ecglib run` plans it."""
         return page_key(self.profile, self.notebook, self.outcome, self.cohort.fingerprint)
 
     def command(self) -> str:
@@ -584,3 +594,8 @@ class Study:
             for owner, settings in as_made.items()
             for name, value in asdict(settings).items()
         ]
+
+
+def _rows_key(cell: Cell) -> tuple[str, str, float, int]:
+    """What decides a cell's rows; its model, kind and seed do not."""
+    return cell.outcome, cell.split, cell.fraction, cell.draw

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ecglib.metrics import ScoreSettings
-from ecglib.resampling import spread_scores
+from ecglib.resampling import class_of_one, spread_scores
 
 AGE_BANDS = {"below 50": 50, "50-64": 65, "65-79": 80, "80 and above": np.inf}  # name -> age it ends before
 UNKNOWN = "unknown"
@@ -47,7 +47,7 @@ def score_subgroups(
 
     rows: record_id, patient_id, y_true, y_score of one part; groups: `subgroups`, in the same order. One row
     a subgroup: dimension, group, n, n_patients, n_positive, value, low, high, estimable, reason. Fewer than
-    `min_positives` records with the outcome, or without it: not estimable, no number.
+    `min_positives` records with the outcome, or without it, or one patient's alone: not estimable, no number.
     """
     members = {(EVERYBODY, EVERYBODY): np.ones(len(rows), bool)}
     for dimension in DIMENSIONS:
@@ -76,10 +76,13 @@ def _score(rows: pd.DataFrame, min_positives: int, settings: ScoreSettings) -> d
     for n, name in ((n_positive, "with"), (len(rows) - n_positive, "without")):
         if n < max(min_positives, 1):
             reason = f"{n} ECGs {name} the outcome"
-            return counts | dict.fromkeys(("value", "low", "high"), np.nan) | _verdict(reason)
-    scored = spread_scores(y_true, y_score, rows["patient_id"].to_numpy(), settings)
-    return counts | scored["auroc"] | _verdict("")
+            return counts | _not_estimable(reason)
+    patients = rows["patient_id"].to_numpy()
+    if lone := class_of_one(y_true, patients):
+        return counts | _not_estimable(f"{lone} ECGs of one patient alone")
+    scored = spread_scores(y_true, y_score, patients, settings)
+    return counts | scored["auroc"] | {"estimable": True, "reason": ""}
 
 
-def _verdict(reason: str) -> dict[str, object]:
-    return {"estimable": not reason, "reason": reason}
+def _not_estimable(reason: str) -> dict[str, object]:
+    return dict.fromkeys(("value", "low", "high"), np.nan) | {"estimable": False, "reason": reason}

@@ -37,20 +37,20 @@ SETTINGS = ScoreSettings(n_draws=50)
 
 
 def keep(
-    folder: Path, distances: Mapping[str, float], kinds: Sequence[Kind] = ("finetuned",)
+    folder: Path, distances: Mapping[str, float], kinds: Sequence[Kind] = ("finetuned",), n_draws: int = 2
 ) -> dict[str, list[pd.DataFrame]]:
-    """Keep two draws at 1 % and one at 100 % for each model, whose classes lie `distances` apart."""
+    """Keep some draws at 1 % and one at 100 % for each model, whose classes lie `distances` apart."""
     cells, smallest = {}, {}
     for i, (model, distance) in enumerate(distances.items()):
         runs = {
             run: cell(external=False, seed=10 * i + k, distance=distance)
-            for k, run in enumerate([(0.01, 0), (0.01, 1), (1.0, 0)])
+            for k, run in enumerate([*((0.01, draw) for draw in range(n_draws)), (1.0, 0)])
         }
         made = {"settings": {}, "commit": "abc", "seconds": 1.0}
         for (fraction, draw), table in runs.items():
             for kind in kinds:
                 cells[Cell("stemi", model, kind, "official", fraction, draw, 0)] = (made, table)
-        smallest[model] = [runs[0.01, 0], runs[0.01, 1]]
+        smallest[model] = [table for (fraction, _), table in runs.items() if fraction < 1]
     head = {"cohort": {"name": "PTB-XL"}, "settings": {}}
     write_results(folder, head, pd.DataFrame({"usable": [True]}), pd.DataFrame({"x": [1.0]}), cells, "")
     return smallest
@@ -113,15 +113,15 @@ def test_the_leads_with_the_most_labels_stand_beside_those_with_the_fewest(tmp_p
     [(2.5, 0.2, "**holds**"), (0.2, 2.5, "**is contradicted**"), (1.0, 1.0, "**is not shown**")],
 )
 def test_the_interval_decides(tmp_path: Path, ours: float, theirs: float, verdict: str) -> None:
-    keep(tmp_path, dict(zip(MODELS, (ours, 1.0, theirs, theirs), strict=True)))
+    keep(tmp_path, dict(zip(MODELS, (ours, 1.0, theirs, theirs), strict=True)), n_draws=5)
     assert verdict in central_answer(tmp_path, SETTINGS)
 
 
 def mean(value: float) -> Mean:
-    return Mean("mobilenetv2", np.array([value]), np.full(10, value), value, 100, 20)
+    return Mean("mobilenetv2", np.array([value]), np.full((1, 10), value), value, 100, 20)
 
 
-ONE_DRAW = Answer("stemi", 0.01, 1, *(mean(value) for value in (0.8, 0.7, 0.6)), confidence=0.95)
+ONE_DRAW = Answer("stemi", 0.01, 1, *(mean(value) for value in (0.8, 0.7, 0.6)), settings=SETTINGS)
 
 
 def test_a_verdict_of_one_draw_is_called_so() -> None:
@@ -132,8 +132,8 @@ def test_a_verdict_of_one_draw_is_called_so() -> None:
 
 
 def test_outcomes_share_a_verdict_or_have_each_their_own() -> None:
-    equal = Mean("mobilenetv2", np.array([0.7, 0.8]), np.full(10, 0.75), 0.75, 100, 20)
-    two = Answer("mi_any", 0.01, 2, equal, equal, equal, confidence=0.95)
+    equal = Mean("mobilenetv2", np.array([0.7, 0.8]), np.full((2, 10), 0.75), 0.75, 100, 20)
+    two = Answer("mi_any", 0.01, 2, equal, equal, equal, settings=SETTINGS)
     assert _sentence([two, replace(two, outcome="acute_stemi")]) == (
         "+0.000 (+0.000 to +0.000) for any infarction and +0.000 (+0.000 to +0.000) for acute STEMI: "
         "the claim **is not shown**."

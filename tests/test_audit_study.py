@@ -159,6 +159,27 @@ def test_a_grid_of_heads_alone_has_no_fine_tuned_cell_to_show() -> None:
     assert audit_study.own_precision(of).to_numpy().tolist() == [["not estimable"]]
 
 
+def test_a_test_part_without_a_class_has_no_precision_to_show() -> None:
+    ids = [f"r{i}" for i in range(8)]
+    cell = pd.DataFrame({"record_id": ids, "patient_id": ids, "part": ["validation", "test"] * 4, "step": 1})
+    cell = cell.assign(y_true=[0, 0, 0, 0, 1, 0, 1, 0], y_score=0.5)
+    assert audit_study.own_precision(study_of(cell)).to_numpy().tolist() == [["not estimable"]]
+
+
+def test_beside_larger_models_stands_no_score_that_is_not_a_number() -> None:
+    lacking = scores(test=0.9).assign(value=np.nan, low=np.nan, high=np.nan)
+    assert "HeartBEiT here" not in audit_study.larger_models_table(lacking).index
+
+
+def study_of(cell: pd.DataFrame) -> Any:
+    """A stand-in for a study whose every fine-tuned cell predicted this."""
+    profile = load_profile("smoke", ["05_finetuning.models=[heartbeit]"])
+    of: Any = SimpleNamespace(profile=profile, predictions=lambda _: cell, kept=None, split_names=SPLITS)
+    of.planned = lambda outcome: Study.planned(of, outcome)
+    of.grid = lambda outcome: Study.grid(of, outcome)
+    return of
+
+
 def test_own_predictions_are_read_at_the_step_chosen_on_validation() -> None:
     rng = np.random.default_rng(0)
     y_true = np.tile([0, 1], 50)
@@ -168,12 +189,7 @@ def test_own_predictions_are_read_at_the_step_chosen_on_validation() -> None:
         signal = y_true if (step, part) != (1, "validation") else 0 * y_true
         known = {"record_id": ids, "patient_id": ids, "part": part, "step": step, "y_true": y_true}
         tables.append(pd.DataFrame(known | {"y_score": np.round(rng.normal(step * signal), 1)}))
-    cell = pd.concat(tables)
-    profile = load_profile("smoke", ["05_finetuning.models=[heartbeit]"])
-    of: Any = SimpleNamespace(profile=profile, predictions=lambda _: cell, kept=None, split_names=SPLITS)
-    of.planned = lambda outcome: Study.planned(of, outcome)
-    of.grid = lambda outcome: Study.grid(of, outcome)
-    row = audit_study.own_precision(of).loc[("STEMI", "official", "HeartBEiT")]
+    row = audit_study.own_precision(study_of(pd.concat(tables))).loc[("STEMI", "official", "HeartBEiT")]
     assert row[["ECGs", "positive"]].tolist() == ["100", "50"]
     assert auroc(y_true, tables[2].y_score.to_numpy()) > auroc(y_true, tables[0].y_score.to_numpy())
     assert row["trapezoid"] == f"{trapezoid_auprc(y_true, tables[3].y_score.to_numpy()):.3f}"

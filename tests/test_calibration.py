@@ -120,6 +120,17 @@ def test_weights_count_a_record_as_often_as_they_say() -> None:
             assert found[name][draw] == pytest.approx(repeated[name], abs=1e-6)
 
 
+@pytest.mark.parametrize("outlier", [-104.0, 17.0])  # the logits of float32's 0 and 1
+def test_every_draw_whose_classes_overlap_has_a_slope(outlier: float) -> None:
+    rng = np.random.default_rng(0)
+    for scale in (0.2, 2.0, 20.0):
+        z = np.append(rng.normal(size=199) * scale - 1, outlier)
+        y_true = (rng.random(200) < expit((z + 1) / scale)).astype(float)
+        weights = rng.multinomial(200, np.full(200, 1 / 200), size=400).astype(float)
+        slopes = weighted_measures(y_true, expit(z), weights, 10)["slope"]
+        assert np.isfinite(slopes).all()
+
+
 def test_a_perfectly_calibrated_simulation_has_slope_1_and_no_error_beyond_chance() -> None:
     y_true, y_score, patients = simulated(20_000)
     table = measure(y_true, y_score, patients, 10, SETTINGS).set_index("measure")

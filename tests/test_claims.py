@@ -483,6 +483,13 @@ def test_a_cell_that_is_not_estimable_is_not_testable_and_keeps_its_reason():
     assert verdict(LEAST, without)["reason"] == "not estimable: test has no positive record"
 
 
+@pytest.mark.parametrize("claim", [VALUE, LEAST])
+def test_a_number_without_an_interval_gives_no_verdict(claim: str):
+    nan = float("nan")
+    row = verdict(claim, difference(0.08, nan, nan), scores=score(0.88, nan, nan))
+    assert (row["verdict"], row["reason"].partition(":")[0]) == (NOT_TESTABLE, "no interval")
+
+
 @pytest.mark.parametrize(
     ("reasons", "expected", "ours"),
     [

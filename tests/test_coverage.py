@@ -13,6 +13,7 @@ from ecglib.coverage import (
     STEP,
     CoverageSettings,
     coverage,
+    intervals_of_run_means,
     precision_of_rules,
     rounded_truth,
     simulate,
@@ -110,6 +111,14 @@ def test_coverage_counts_on_which_side_the_truth_lies() -> None:
     assert (row.coverage, row.below, row.above, row.n_studies) == (0.5, 0.25, 0.25, 4)
     assert row.width == pytest.approx(0.2)
     assert row.error == pytest.approx(np.sqrt(0.25 / 8))
+
+
+def test_a_mean_over_few_runs_needs_students_t() -> None:
+    found = coverage(intervals_of_run_means(CoverageSettings(n_small=400, n_draws=200, seed=5)))
+    held = found.pivot(index="size", columns="interval", values="coverage")
+    assert held["runs"].between(0.92, 0.99).all()
+    assert (held.loc[[2, 3], "redrawn"] < 0.92).all()
+    assert (held["patients"] < held["redrawn"]).all()
 
 
 def test_the_same_settings_give_the_same_intervals(intervals: pd.DataFrame) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import Mock
 
 import numpy as np
@@ -26,7 +26,7 @@ from ecglib.classifiers import Classifier
 from ecglib.datasets import DataPaths
 from ecglib.errors import EcglibError
 from ecglib.finetune import UnstableError, finetune
-from ecglib.grid import Cell
+from ecglib.grid import Cell, GridSettings
 from ecglib.opening import require_weights
 from ecglib.preprocessing import fingerprint
 from ecglib.pretrain import PretrainSettings
@@ -41,7 +41,7 @@ PROFILE = """\
 description: a made-up experiment of minute networks, for tests
 outcomes: [stemi, hcm]
 01_cohorts:
-  n_patients: 120
+  n_patients: 200
 03_tokens:
   weights: minute
 05_finetuning:
@@ -106,6 +106,10 @@ def made(world: Path) -> Path:
     return world / "kept"
 
 
+def the_bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture
 def kept(made: Path, tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
@@ -131,7 +135,7 @@ def test_published_weights_take_the_place_of_both_trainings(world: Path) -> None
     assert "at commit `abc123` by `ecglib pretrain minute --data PTBXL_DIR`" in sentence
     assert "seed42` tests they saw, without labels, 81 %" in sentence
     assert "have seen none" in tables.weights_sentence(study.weights, 0.0)
-    assert "trained by this page" in tables.weights_sentence(None, 0.8)
+    assert "were trained by pages 03 and 04" in tables.weights_sentence(None, 0.8)
 
 
 def test_published_weights_saw_ptbxl_and_no_embedded_patient(world: Path, ptbxl_subset: Path) -> None:
@@ -181,18 +185,24 @@ def test_weights_that_are_not_there_or_saw_other_images_are_refused_in_one_line(
 # --- results that are kept ---
 
 
-def test_scores_and_differences_from_kept_results_are_those_of_the_run(world: Path, made: Path) -> None:
+def test_scores_and_differences_from_kept_results_are_those_of_the_run(
+    world: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, kept = a_study(world), a_study(world, kept=made)
+
+    def rounded_heads(cell: Cell) -> pd.DataFrame | None:
+        """Among so few ECGs a pair whose scores become equal weighs much, so both sides are rounded."""
+        predictions = Study.predictions(run, cell)
+        return None if predictions is None else results.as_kept(cell, predictions)
+
+    monkeypatch.setattr(run, "predictions", rounded_heads)
     for outcome in ("stemi", "hcm"):
         cells = run.grid(outcome)
         assert kept.grid(outcome) == cells
         scores, again = run.scores(outcome), kept.scores(outcome)
-        finetuned = scores.kind == "finetuned"
-        pd.testing.assert_frame_equal(scores[finetuned], again[finetuned])
-        pd.testing.assert_frame_equal(scores, again, atol=0.001)  # heads are rounded
-        assert scores[~finetuned].step.tolist() == again[~finetuned].step.tolist()
+        pd.testing.assert_frame_equal(scores, again)
         ours, theirs = (study.differences(outcome) for study in (run, kept))
-        pd.testing.assert_frame_equal(ours, theirs, atol=0.001)
+        pd.testing.assert_frame_equal(ours, theirs)
         for table in (run, kept):
             told = score_tables.training_table(cells, table.rows, table.labels(outcome), table.split_names)
             assert "not estimable" in told["training ECGs"].tolist()
@@ -229,12 +239,31 @@ def test_kept_results_say_what_made_each_cell(world: Path, made: Path) -> None:
 def test_exporting_twice_gives_the_same_bytes_and_keeps_what_no_longer_exists(
     world: Path, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {path.name: path.read_bytes() for path in kept.iterdir()}
-    assert experiment.export_results(a_study(world), kept) == 25
-    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
+    before = the_bytes(kept)
+    assert len(experiment.export_results(a_study(world), kept)) == 25
+    assert the_bytes(kept) == before
     monkeypatch.setattr(Study, "existing", lambda self, cell: None)
-    assert experiment.export_results(a_study(world), kept) == 25
-    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
+    assert len(experiment.export_results(a_study(world), kept)) == 25
+    assert the_bytes(kept) == before
+
+
+def test_cells_beyond_the_grid_stay_and_the_order_of_exports_changes_no_byte(
+    world: Path, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    whole, name = the_bytes(kept), str(world / "mine.yaml")
+    smaller = ["05_finetuning.head_draws=1"]  # without the second draw of 2 models' heads of 2 outcomes
+    experiment.run_grid(name, DataPaths(), smaller, export=kept)
+    assert the_bytes(kept) == whole
+    cells = load_profile(name, smaller).settings(GridSettings).all_cells(("stemi", "hcm"))
+    beyond = f"results of 21 of {len(cells)} cells kept, and of 4 that are not in this grid, "
+    assert beyond in capsys.readouterr().err
+    experiment.run_grid(name, DataPaths(), smaller, export=tmp_path / "small first")
+    assert f"results of 21 of {len(cells)} cells kept, 0." in capsys.readouterr().err
+    experiment.run_grid(name, DataPaths(), [], export=tmp_path / "small first")
+    assert the_bytes(tmp_path / "small first") == whole
+    study = Study(load_profile(name, smaller), "05_finetuning", data=DataPaths(results=kept))
+    scores = study.scores("stemi")
+    assert set(scores.draw[scores.kind == "head"]) == {0}
 
 
 def test_cells_that_were_kept_on_another_machine_are_not_made_again(
@@ -261,7 +290,7 @@ def test_cells_of_other_weights_or_labels_do_not_stay(
     key = study.model_key
     monkeypatch.setattr(study, "model_key", lambda name: key(name) + " newer" * (name == "heartbeit"))
     assert 0 < n_random < 25
-    assert experiment.export_results(study, kept) == n_random
+    assert len(experiment.export_results(study, kept)) == n_random
     study.cohort.manifest["stemi"] = 1 - study.cohort.manifest["stemi"]
     with pytest.raises(EcglibError, match="no cell exists yet"):
         experiment.export_results(study, kept)
@@ -274,7 +303,7 @@ def test_cells_stay_when_the_cohort_gets_another_outcome(
     monkeypatch.setattr(Study, "existing", lambda self, cell: None)
     study.cohort.manifest.insert(6, "gout", 0)
     before = KeptResults.open(kept).cells
-    assert experiment.export_results(study, kept) == 25
+    assert len(experiment.export_results(study, kept)) == 25
     after = KeptResults.open(kept)
     assert after.cells == before
     assert "gout" in after.manifest
@@ -296,12 +325,99 @@ def test_a_changed_file_is_named_in_one_line(world: Path, kept: Path) -> None:
         KeptResults.open(kept / "nowhere")
 
 
+def some_results(folder: Path, models: dict[str, int]) -> dict[Cell, pd.DataFrame]:
+    """Write results of a head of each model, whose scores are drawn with its seed; returns what was kept."""
+    maker = {"settings": {}, "model": "any", "images": "x", "commit": "abc", "machine": {}, "seconds": 1.0}
+    drawn = {
+        Cell("stemi", model, "head", "official", 1.0, 0, 0): predicted.cell(20, steps=(1,), seed=seed)
+        for model, seed in models.items()
+    }
+    cells = {cell: results.as_kept(cell, table) for cell, table in drawn.items()}
+    shift = pd.DataFrame({"x": [float(sum(models.values()))]})
+    made_by = {cell: (maker, table) for cell, table in cells.items()}
+    results.write_results(folder, {}, pd.DataFrame({"usable": [True]}), shift, made_by, "")
+    return cells
+
+
+def test_a_kill_at_any_moment_of_an_export_leaves_the_old_results_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, states = tmp_path / "kept", list[Path]()
+    before, after = {"heartbeit": 1, "random": 2, "vit_b16": 3}, {"heartbeit": 4, "random": 2, "beit_b": 5}
+    first = some_results(folder, before)
+    (folder / "mine.parquet").write_bytes(b"of somebody else")
+
+    def watched(call: Any) -> Any:
+        def call_after_a_look(*arguments: Any, **others: Any) -> Any:
+            states.append(shutil.copytree(folder, tmp_path / f"{len(states)}"))  # what a kill leaves here
+            return call(*arguments, **others)
+
+        return call_after_a_look
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "unlink"):
+            patch.setattr(os, name, watched(getattr(os, name)))
+        second = some_results(folder, after)
+    whole = the_bytes(folder)
+    assert not (folder / "stemi-official-head-vit_b16.parquet").exists()
+    assert whole["mine.parquet"] == b"of somebody else"
+    is_new = []
+    for state in states:
+        left = KeptResults.open(state)
+        is_new.append(left.cells.keys() == second.keys())
+        expected = second if is_new[-1] else first
+        assert left.distances["x"].tolist() == [11.0 if is_new[-1] else 6.0]
+        assert left.cells.keys() == expected.keys()
+        for cell, table in expected.items():
+            pd.testing.assert_frame_equal(cast(pd.DataFrame, left.predictions(cell)), in_order(table))
+        for models, again in ((before, first), (after, second)):  # an export over what was left
+            assert some_results(state, models).keys() == again.keys()
+            assert KeptResults.open(state).cells.keys() == again.keys()
+        assert {name: of for name, of in the_bytes(state).items() if not name.endswith(".partial")} == whole
+    assert is_new == sorted(is_new)
+    assert set(is_new) == {False, True}
+
+
+def in_order(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows as a table of kept results has them."""
+    return predictions.sort_values(["step", "part", "record_id"], ignore_index=True)
+
+
+def test_no_export_replaces_what_is_not_of_kept_results(world: Path, tmp_path: Path) -> None:
+    file, folder, hidden = tmp_path / "a file", tmp_path / "mine", tmp_path / "hidden"
+    file.write_text("mine")
+    for place in (folder, hidden):
+        place.mkdir()
+    (folder / "README.md").write_text("mine")
+    (hidden / ".gitkeep").write_text("")
+    for place, named in ((file, file), (folder, folder / "README.md")):
+        with pytest.raises(EcglibError, match=f"{named}: it is not of kept results"):
+            experiment.run_grid(str(world / "mine.yaml"), DataPaths(), [], export=place)
+        with pytest.raises(EcglibError, match="export to a new folder, or move it away"):
+            some_results(place, {"random": 1})
+    assert file.read_text() == (folder / "README.md").read_text() == "mine"
+    some_results(hidden, {"random": 1})
+    assert KeptResults.open(hidden).cells
+
+
+def test_a_damaged_folder_that_was_moved_away_is_exported_anew(
+    world: Path, kept: Path, tmp_path: Path
+) -> None:
+    whole = the_bytes(kept)
+    (kept / "manifest.parquet").unlink()
+    with pytest.raises(EcglibError, match="restore the folder from git, or move it away and make it anew"):
+        experiment.export_results(a_study(world), kept)
+    kept.rename(tmp_path / "away")
+    experiment.export_results(a_study(world), kept)
+    assert the_bytes(kept) == whole
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("05_finetuning.steps=4", "steps 3 there, 4 here"),
         ("05_finetuning.head_iterations=9", "head_iterations 1000 there, 9 here"),
-        ("01_cohorts.n_patients=130", "n_patients 120 there, 130 here"),
+        ("01_cohorts.n_patients=210", "n_patients 200 there, 210 here"),
     ],
 )
 def test_kept_results_of_other_settings_are_not_passed_off(
@@ -517,16 +633,18 @@ def test_a_fine_tuned_cell_that_differs_elsewhere_is_explained(
     reason: bool,
 ) -> None:
     here = experiment.machine()
-    monkeypatch.setattr(experiment, "machine", lambda: here | ({"processor": processor} if processor else {}))
+    asked = Mock(return_value=here | ({"processor": processor} if processor else {}))
+    monkeypatch.setattr(experiment, "machine", asked)
     for limit in ("SAME_SCORE", "SAME_AUROC"):
         monkeypatch.setattr(experiment, limit, -1.0)  # nothing is the same
     assert not experiment.reproduce_cells(str(world / "mine.yaml"), DataPaths(), made, 1, 1)
     told = capsys.readouterr()
     assert (experiment.NOT_ELSEWHERE in told.out + told.err) == reason
+    asked.assert_called_once()
 
 
-def test_a_killed_attempt_goes_on_in_its_folder(
-    world: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_attempt_told_what_it_had_made_and_goes_on_in_its_folder(
+    world: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     again = (str(world / "mine.yaml"), DataPaths(), made, 3, 1, tmp_path)
     fit, fits = Study._finetune, []
@@ -540,6 +658,10 @@ def test_a_killed_attempt_goes_on_in_its_folder(
     monkeypatch.setattr(Study, "_finetune", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         experiment.reproduce_cells(*again)
+    first = str(fits[0][0])
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{first}: machine")]
+    assert len(told) == 1
+    assert told[0].endswith("by scores to 1e-05, same True")
     assert experiment.reproduce_cells(*again)
     assert [arguments[0] for arguments in fits].count(fits[0][0]) == 1, "the first was made before"
 
@@ -611,6 +733,39 @@ def test_a_cell_that_comes_out_otherwise_is_told(made: Path) -> None:
     assert not experiment.compare(cell, elsewhere, reversed_)["same"]
     assert not experiment.compare(cell, kept, None)["same"]
     assert not experiment.compare(cell, kept, predictions.iloc[:-1])["same"]
+
+
+def test_where_test_lacks_a_class_scores_alone_are_compared(made: Path) -> None:
+    class OneClass(KeptResults):
+        def predictions(self, cell: Cell) -> pd.DataFrame | None:
+            table = super().predictions(cell)
+            return table if table is None else table.assign(y_true=0)
+
+    kept = KeptResults.open(made)
+    cell = next(cell for cell in kept.cells if cell.kind == "finetuned")
+    elsewhere = {cell: {**kept.cells[cell], "machine": {"processor": "another"}}}
+    for cells, machine in ((kept.cells, "this one"), (elsewhere, "another")):
+        one_class = OneClass(kept.folder, kept.head, cells)
+        predictions = one_class.predictions(cell)
+        assert predictions is not None
+        told = experiment.compare(cell, one_class, predictions)
+        assert told["same"]
+        assert (told["by"], told["machine"]) == ("scores to 1e-05", machine)
+        assert np.isnan([told["AUROC kept"], told["AUROC now"]]).all()
+        moved = predictions.assign(y_score=predictions.y_score + np.float32(3e-5))
+        assert not experiment.compare(cell, one_class, moved)["same"]
+
+
+def test_a_cell_without_auroc_costs_no_other_its_row(
+    world: Path, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    lacks = Mock(side_effect=[EcglibError("a class lacks"), EcglibError("a class lacks"), 0.75, 0.75])
+    monkeypatch.setattr(experiment, "auroc_on_test", lacks)
+    assert experiment.reproduce_cells(str(world / "mine.yaml"), DataPaths(), made, 2, 1)
+    words, first, second = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert words[-2:] == ["by", "same"]
+    assert [first.count("-"), second.count("-")] == [2, 0]
+    assert [first[-1], second[-1], second.count("0.75")] == ["True", "True", 2]
 
 
 def test_a_head_may_differ_by_the_rounding_of_its_own_step(made: Path, tmp_path: Path) -> None:

@@ -7,13 +7,16 @@ from unittest.mock import Mock
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 from ecglib import frozen, labels
+from ecglib.classifiers import Classifier
 from ecglib.errors import EcglibError
 from ecglib.frozen import Probes
 from ecglib.metrics import ScoreSettings
@@ -36,12 +39,14 @@ MANIFEST = pd.DataFrame(
     }
 )
 
+KEPT_FEATURES = Probes._features  # which most tests replace
+
 
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frozen, "CONTROLS", ("random",))
     monkeypatch.setattr(frozen, "FRACTIONS", {0.2: 3, 1.0: 1})
-    monkeypatch.setattr(Probes, "_features", lambda self, network, model: FEATURES[network.name])
+    monkeypatch.setattr(Probes, "_features", lambda self, network: FEATURES[network.name])
     monkeypatch.setattr(frozen, "make_classifier", lambda name, size: named(name))
 
 
@@ -138,3 +143,35 @@ def test_strength_of_a_head_is_chosen_as_by_scikit_learn_on_folds_of_whole_patie
 def test_normal_is_the_code_for_a_normal_ecg() -> None:
     table = pd.DataFrame({"scp_codes": ["{'NORM': 100.0, 'SR': 0.0}", "{'IMI': 80.0}", "{'NORM': 0.0}"]})
     assert labels.normal(table).tolist() == [1, 0, 1]
+
+
+def blank(brightness: float) -> Classifier:
+    """A network of the same name whatever its weights, whose features are all `brightness`."""
+    half, look = (0.5, 0.5, 0.5), nn.Conv2d(3, 2, 4)
+    look.load_state_dict({"weight": torch.zeros(2, 3, 4, 4), "bias": torch.full((2,), brightness)})
+    return Classifier(
+        "random", nn.Sequential(look, nn.Flatten()), nn.Linear(2, 2), mean=half, std=half, cam_layer="0"
+    )
+
+
+class White:
+    data_hash = "white"
+
+    def __len__(self) -> int:
+        return 3
+
+    def pixels(self, rows: np.ndarray) -> np.ndarray:
+        return np.full((len(rows), 4, 4), 255, np.uint8)
+
+
+def test_features_are_computed_anew_for_other_weights_or_code_under_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images: Any = White()
+    probes = Probes(images, {}, tmp_path)
+    for brightness in (1.0, 2.0, 1.0):
+        assert (KEPT_FEATURES(probes, blank(brightness)) == brightness).all()
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr(frozen, "code_hash", lambda module: f"another {module}")
+    KEPT_FEATURES(probes, blank(1.0))
+    assert len(list(tmp_path.iterdir())) == 3

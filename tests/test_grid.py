@@ -90,6 +90,11 @@ def test_no_cell_is_run_twice() -> None:
         ({"fractions": ()}, r"fractions=\[\]"),
         ({"head_fractions": ()}, r"head_fractions=\[\]"),
         ({"draws": ()}, r"draws=\[\]"),
+        ({"fractions": (0.1, 1.0, 0.10)}, r"fractions=0\.1: it is named twice; name it once"),
+        ({"extra_fractions": (1.0, 1.0)}, r"extra_fractions=1\.0: it is named twice"),
+        ({"head_fractions": (0.5, 0.5)}, r"head_fractions=0\.5: it is named twice"),
+        ({"head_models": ("random", "random")}, "head_models=random: it is named twice"),
+        ({"splits": ("official", "official")}, "splits=official: it is named twice"),
         ({"models": (), "head_models": ()}, r"models=\[\], head_models=\[\]: no network"),
     ],
 )

@@ -1,5 +1,9 @@
 """Profiles: a wrong name or value is refused before anything runs; right ones reach their stage."""
 
+import ast
+import functools
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +54,11 @@ def test_override_reaches_the_settings_of_its_stage() -> None:
         ("05_finetuning.fractions=[1.5]", "fractions=1.5"),
         ("05_finetuning.models=resnet", "models=resnet"),
         ("steps=1", "NOTEBOOK.NAME=VALUE"),
+        (
+            "05_finetuning.head_outcomes=[hcm,stemmi]",
+            "'stemmi': no such outcome in profile quick for 05_finetuning.head_outcomes; did you mean",
+        ),
+        ("05_finetuning.extra_outcomes=mi_any", "no such outcome in profile quick for 05_finetuning.extra_"),
         ("04_pretraining.steps=20", "nothing is pretrained where 03_tokens.weights=heartbeit_nano"),
     ],
 )
@@ -89,6 +98,14 @@ def test_own_profile_file_is_read_by_path(tmp_path: Path) -> None:
     profile = load_profile(str(path))
     assert (profile.name, profile.reference) == ("mine", str(path))
     assert profile.settings(FinetuneSettings).max_learning_rate == 1e-4
+
+
+def test_a_profile_without_stemi_keeps_the_default_outcomes_of_the_grid(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("description: mine\noutcomes: [hcm]\n")
+    assert load_profile(str(path)).settings(GridSettings).extra_outcomes == ("stemi",)
+    with pytest.raises(EcglibError, match="'stemi': no such outcome in profile mine"):
+        load_profile(str(path), ["05_finetuning.extra_outcomes=[stemi]"])
 
 
 VALUES = st.integers() | st.booleans() | st.lists(st.integers(), min_size=1) | st.sampled_from(["abc", 0.25])
@@ -144,3 +161,114 @@ def test_a_page_is_stale_once_a_kept_result_that_it_shows_has_changed(
     changed = keys()
     assert len({before[0], added[0], changed[0]}) == 3
     assert before[1] == added[1] == changed[1]
+
+
+def page_keys(profile: profiles.Profile) -> dict[str, str]:
+    return {name: page_key(profile, name, None, "data") for name in NOTEBOOKS}
+
+
+def stale(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in NOTEBOOKS if before[name] != after[name]}
+
+
+# --- the tables of the book ---
+
+TABLES = {
+    "claims.CLAIMS_FILE": "claims.csv",
+    "audit.FACTS_FILE": "audit_facts.csv",
+    "audit_study.LARGER_MODELS_FILE": "larger_models.csv",
+}
+MODULES = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "ecglib").glob("*.py")}
+
+
+def imported(tree: ast.Module) -> dict[str, str]:
+    """What names imported from the package stand for: `module` or `module.name`."""
+    return {
+        alias.asname or alias.name: f"{node.module}.{alias.name}".removeprefix("ecglib.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ecglib"
+        for alias in node.names
+    }
+
+
+def used(code: ast.AST, meaning: dict[str, str]) -> set[str]:
+    """Functions, classes and constants of the package that some code names, as `module.name`."""
+    names = {node.id for node in ast.walk(code) if isinstance(node, ast.Name)}
+    of_modules = {
+        f"{meaning.get(node.value.id)}.{node.attr}"
+        for node in ast.walk(code)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    return {meaning[name] for name in names & meaning.keys()} | of_modules
+
+
+@functools.cache
+def package() -> dict[str, set[str]]:
+    """Every function, class and constant of the package, and those that its code names."""
+    found: dict[str, set[str]] = {}
+    for module, tree in MODULES.items():
+        own: dict[str, ast.AST] = {}
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own[node.name] = node
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                names = [name for name in ast.walk(node) if isinstance(name, ast.Name)]
+                own |= {name.id: node for name in names if isinstance(name.ctx, ast.Store)}
+        meaning = imported(tree) | {name: f"{module}.{name}" for name in own}
+        found |= {f"{module}.{name}": used(node, meaning) for name, node in own.items()}
+    return found
+
+
+def tables_read(notebook: str) -> set[str]:
+    """The book's tables to which the calls of a notebook lead, by the package's code."""
+    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    code = ast.parse("\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"))
+    reached: set[str] = set()
+    to_follow = used(code, imported(code))
+    while to_follow:
+        reached |= to_follow
+        follow = to_follow - TABLES.keys()  # a table's path may be made of another's
+        to_follow = set().union(*(package().get(name, set()) for name in follow)) - reached
+    return {TABLES[name] for name in reached & TABLES.keys()}
+
+
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS))
+def test_a_notebook_names_the_tables_of_the_book_that_its_code_reads(notebook: str) -> None:
+    assert set(NOTEBOOKS[notebook].tables) == tables_read(notebook)
+
+
+def test_every_table_of_the_book_is_named_by_a_notebook() -> None:
+    named = {name for entry in NOTEBOOKS.values() for name in entry.tables}
+    assert named == {path.name for path in profiles.BOOK.glob("*.csv")} == set(TABLES.values())
+
+
+@pytest.mark.parametrize("table", TABLES.values())
+def test_the_pages_that_read_a_table_of_the_book_are_stale_once_it_has_changed(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in profiles.BOOK.glob("*.csv"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(profiles, "BOOK", tmp_path)
+    profile = load_profile("smoke")
+    before = page_keys(profile)
+    with open(tmp_path / table, "a") as stream:
+        stream.write("one line more\n")
+    assert stale(before, page_keys(profile)) == {n for n, entry in NOTEBOOKS.items() if table in entry.tables}
+
+
+def test_pages_are_stale_once_weights_on_which_they_depend_were_replaced_under_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profiles, "WEIGHTS", tmp_path)
+    profile = load_profile("quick", ["03_tokens.weights=mine", "13_weights.shown=shown"])
+    found = {}
+    for name in ("mine", "shown", "others"):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "encoder.safetensors"
+        file.write_text("first")
+        before = page_keys(profile)
+        file.write_text("second")
+        found[name] = stale(before, page_keys(profile))
+    assert found["mine"] == {name for name in NOTEBOOKS if "03_tokens" in ancestors(name)}
+    assert found["shown"] == {"11_audit", "13_weights"}, "the audit lists all published weights"
+    assert found["others"] == {"11_audit"}

@@ -73,6 +73,16 @@ def test_a_part_without_a_class_is_not_estimable_and_says_why():
     assert scores.loc[("test", "auroc"), "estimable"]
 
 
+@pytest.mark.parametrize(("label", "name"), [(1, "positive"), (0, "negative")])
+def test_a_class_of_one_patient_has_no_interval_and_so_is_not_estimable(label: int, name: str):
+    table = cell()
+    table.loc[(table["part"] == "test") & (table["y_true"] == label), "patient_id"] = "the only one"
+    scores = score_cell(table, "honest", FEW_DRAWS).set_index(["part", "metric"])
+    reason = f"test has {name} records of one patient alone"
+    assert scores.loc[("test", "auroc"), ["estimable", "reason"]].tolist() == [False, reason]
+    assert scores.loc[("external", "auroc"), "estimable"]
+
+
 def test_a_validation_part_without_a_class_leaves_the_honest_protocol_nothing_to_choose_by():
     table = cell()
     table.loc[table["part"] == "validation", "y_true"] = 1

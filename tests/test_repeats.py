@@ -82,8 +82,8 @@ def test_the_page_shows_scores_and_leads_of_both(both: tuple[Path, Path, dict[st
     twice = trained_twice(here, elsewhere, SETTINGS)
     auroc = {name: by_hand(table) for name, table in tables.items()}
     table = repeats_table(twice)
-    assert table.loc["HeartBEiT, 1 % of STEMI", "HeartBEiT's lead"] == ""
-    row = table.loc["MobileNetV2, 1 % of STEMI"]
+    assert table.loc["HeartBEiT, 1 % of STEMI, official, draw 0", "HeartBEiT's lead"] == ""
+    row = table.loc["MobileNetV2, 1 % of STEMI, official, draw 0"]
     assert (row["AUROC"], row["elsewhere"]) == (f"{auroc['theirs']:.3f}", f"{auroc['theirs again']:.3f}")
     assert row["HeartBEiT's lead"] == f"{auroc['ours'] - auroc['theirs']:+.3f}"
     assert row["its lead elsewhere"] == f"{auroc['ours again'] - auroc['theirs again']:+.3f}"
@@ -91,6 +91,12 @@ def test_the_page_shows_scores_and_leads_of_both(both: tuple[Path, Path, dict[st
     said = repeats_sentence(twice)
     assert f"differs by {min(moved):.3f} to {max(moved):.3f}; " in said
     assert "2 networks were trained on EPYC and, elsewhere, on Xeon." in said
+
+
+def test_each_draw_has_a_row_of_its_own(both: tuple[Path, Path, dict[str, pd.DataFrame]]) -> None:
+    here, elsewhere, tables = both
+    again = {stemi("heartbeit", draw): (made("Xeon"), tables["ours again"]) for draw in range(3)}
+    assert len(repeats_table(trained_twice(here, keep(elsewhere, again), SETTINGS))) == 3
 
 
 @pytest.mark.parametrize(

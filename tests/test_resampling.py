@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from ecglib.intervals import percentile
 from ecglib.metrics import ScoreSettings, bootstrap
-from ecglib.resampling import mean_of_drawn_runs, record_weights, spread, spread_scores
+from ecglib.resampling import mean_over_runs, record_weights, spread, spread_scores
 
 SETTINGS = ScoreSettings(n_draws=40, seed=3)
 
@@ -43,15 +45,21 @@ def test_a_draw_without_a_number_leaves_no_interval() -> None:
     assert spread(np.full(5, 0.25), SETTINGS) == {"low": 0.25, "high": 0.25}
 
 
-def test_the_mean_of_drawn_runs_varies_as_runs_do() -> None:
+def test_a_mean_over_runs_is_as_wide_as_students_t_where_patients_do_not_vary() -> None:
     runs = np.array([0.70, 0.74, 0.81, 0.65, 0.78])
-    drawn = mean_of_drawn_runs(np.repeat(runs[:, None], 20_000, axis=1), seed=0)
-    assert drawn.mean() == pytest.approx(runs.mean(), abs=0.001)
-    assert drawn.std() == pytest.approx(runs.std() / np.sqrt(5), rel=0.03)
+    low, high = mean_over_runs(runs, np.repeat(runs[:, None], 4_000, axis=1), ScoreSettings(n_draws=4_000))
+    by_scipy = ttest_1samp(runs, 0).confidence_interval(0.95)
+    np.testing.assert_allclose([low, high], by_scipy, atol=2e-4)
 
 
-def test_two_models_are_compared_on_the_same_drawn_runs() -> None:
-    ours, theirs = np.random.default_rng(0).normal(size=(2, 4, 100))
-    paired = mean_of_drawn_runs(ours, 7) - mean_of_drawn_runs(theirs, 7)
-    np.testing.assert_allclose(paired, mean_of_drawn_runs(ours - theirs, 7))
-    np.testing.assert_array_equal(mean_of_drawn_runs(ours[:1], 7), ours[0], "of one run there is no other")
+def test_a_mean_over_runs_adds_what_patients_and_runs_vary() -> None:
+    rng, settings = np.random.default_rng(0), ScoreSettings(n_draws=20_000, seed=1)
+    runs = rng.normal(0.1, 0.05, 200)  # so many that Student's t is normal
+    draws = runs[:, None] + rng.normal(0, 0.004, settings.n_draws)
+    low, high = mean_over_runs(runs, draws, settings)
+    assert high - low == pytest.approx(2 * 1.96 * np.hypot(0.004, runs.std(ddof=1) / np.sqrt(200)), rel=0.02)
+
+
+def test_of_a_single_run_patients_alone_vary() -> None:
+    draws = np.random.default_rng(0).normal(size=(1, 100))
+    assert mean_over_runs(np.array([0.0]), draws, SETTINGS) == percentile(draws[0], SETTINGS.confidence)

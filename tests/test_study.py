@@ -1,13 +1,15 @@
 """The study: results are made once, whoever asks first; ECGs that cannot be drawn are never learnt from."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from ecglib import figures
+from ecglib import figures, splits
 from ecglib.cohort import Cohort, Waveforms
 from ecglib.datasets import CohortSettings, open_cohort
 from ecglib.explanations import cells_to_explain
@@ -37,6 +39,28 @@ def test_the_papers_split_draws_labels_by_record_and_ours_by_patient(
     train = np.flatnonzero(study.parts(split) == "train")
     left_out = np.setdiff1d(train, rows["train"])
     assert bool(set(patients[rows["train"]]) & set(patients[left_out])) == torn_apart
+
+
+def place(cell: Cell, excluded: Sequence[int] | np.ndarray = ()) -> Path:
+    """Where a newly opened study keeps a cell; `excluded` rows cannot be drawn."""
+    study = Study(load_profile("smoke"), "05_finetuning", "stemi")
+    usable = ~np.isin(np.arange(len(study.cohort)), excluded)
+    study.__dict__["manifest"] = study.cohort.manifest.assign(usable=usable)
+    study.__dict__["images"] = Mock(data_hash="the same")
+    return study._cell_place(cell)
+
+
+def test_a_cell_is_made_anew_once_it_learns_from_or_is_scored_on_other_ecgs(
+    pages: tuple[Study, Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, _ = pages
+    study.__dict__["manifest"] = study.cohort.manifest.assign(usable=True)
+    tested = np.flatnonzero(study.parts("seed42") == "test")
+    cell = Cell("stemi", "random", "head", "seed42", 0.5, 0, 0)
+    before, unscored = place(cell), place(cell, tested[:1])
+    assert place(cell) == before
+    monkeypatch.setitem(splits.DRAWN_BY, "seed42", "patient_id")
+    assert len({before, unscored, place(cell)}) == 3
 
 
 def test_a_result_that_another_page_is_making_is_waited_for_and_reused(pages: tuple[Study, Study]) -> None:

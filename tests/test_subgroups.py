@@ -78,6 +78,13 @@ def test_too_few_of_a_class_is_not_estimable_and_has_no_number(people: pd.DataFr
     assert (table.n_positive[table.estimable] >= 10).all()
 
 
+def test_a_group_whose_positive_ecgs_are_of_one_patient_is_not_estimable(people: pd.DataFrame) -> None:
+    lone = people.assign(patient_id=people.patient_id.where(people.y_true == 0, "the only one"))
+    table = score_subgroups(lone, subgroups(lone, 25), 10, SETTINGS)
+    assert not table.estimable.any()
+    assert table.reason.iloc[0] == "positive ECGs of one patient alone"
+
+
 def test_the_groups_of_a_dimension_hold_everybody_once(people: pd.DataFrame) -> None:
     table = score_subgroups(people, subgroups(people, 25), 10, SETTINGS)
     assert set(table.groupby("dimension").n.sum()) == {len(people)}
