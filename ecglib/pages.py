@@ -135,7 +135,7 @@ def assemble(plan: dict[str, Any], destination: Path) -> None:
     shutil.copytree(ROOT / "book", destination / "book", ignore=left_out)
     shutil.copytree(ROOT / "docs", destination / "docs")
     for prose in destination.glob("*/*.md"):
-        prose.write_text(_without_links(prose.read_text(encoding="utf-8"), plan["pages"]), encoding="utf-8")
+        prose.write_text(_fit_links(prose.read_text(encoding="utf-8"), plan["pages"]), encoding="utf-8")
     shutil.copy(ROOT / "_config.yml", destination)
     executed = destination / EXECUTED
     executed.mkdir()
@@ -165,19 +165,31 @@ def _answer(cache: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _without_links(text: str, pages: Iterable[str]) -> str:
-    """Text without links to the notebooks that this book leaves out: their names stay as words."""
+def _fit_links(text: str, pages: Iterable[str], above: Iterable[str] = ()) -> str:
+    """Text without links to the notebooks that this book leaves out: their names stay as words.
+
+    A link to one of `above` leads a folder up.
+    """
     links = re.compile(
         r"\[([^\]]+)\]\((?:(?:\.\./book/)?executed/)?([\w/-]+)\.ipynb\)"  # of Markdown
         r'|<a href="(\w+)\.html(?:#[^"]*)?">(.*?)</a>'  # of a table
     )
-    return links.sub(lambda link: link[0] if (link[2] or link[3]) in pages else link[1] or link[4], text)
+
+    def fit(link: re.Match[str]) -> str:
+        name = link[2] or link[3]
+        if name in pages:
+            return link[0]
+        if name in above:
+            return re.sub(rf'(\(|href=")(?={name}\.)', r"\1../", link[0])
+        return link[1] or link[4]
+
+    return links.sub(fit, text)
 
 
 def _lay_out(source: Path, target: Path, record: dict[str, Any], page: str, pages: Iterable[str]) -> None:
     """Copy an executed notebook: what it is of in its title, its box of provenance right under, no stderr.
 
-    pages: those of the book; it may link to those alone that lie in the same folder.
+    pages: those of the book; it may link to those in its own folder, and to what is shown whatever the data.
     """
     content = json.loads(source.read_text(encoding="utf-8"))
     cells = content["cells"]
@@ -189,14 +201,15 @@ def _lay_out(source: Path, target: Path, record: dict[str, Any], page: str, page
     cells[0]["source"] = "".join(cells[0]["source"]).replace("# ", f"# {_what_of(record, page)}", 1)
     box["metadata"]["tags"] = ["remove-input"]  # the call says nothing to a reader
     beside = {other.rpartition("/")[2] for other in pages if _folder(other) == _folder(page)}
+    of_any_data = {other for other in pages if other in NOTEBOOKS and NOTEBOOKS[other].kept}
     for cell in cells:
         if cell["cell_type"] == "markdown":
-            cell["source"] = _without_links("".join(cell["source"]), beside)
+            cell["source"] = _fit_links("".join(cell["source"]), beside, of_any_data)
         if "outputs" in cell:  # libraries' warnings hold paths of this machine
             cell["outputs"] = [o for o in cell["outputs"] if o.get("name") != "stderr"]
         for data in (output["data"] for output in cell.get("outputs", []) if "data" in output):
             if "text/html" in data:
-                data["text/html"] = _without_links("".join(data["text/html"]), beside)
+                data["text/html"] = _fit_links("".join(data["text/html"]), beside, of_any_data)
     content["metadata"].pop("papermill", None)  # it holds paths of this machine
     target.write_text(json.dumps(content, indent=1), encoding="utf-8")
 

@@ -248,7 +248,9 @@ def test_a_table_links_to_no_page_that_is_left_out(tmp_path: Path) -> None:
 def test_pages_of_kept_results_stand_in_the_same_book_under_their_name(tmp_path: Path) -> None:
     plan = _plan(tmp_path, _executed())
     notebook = _executed({**RECORD, "source": "PTB-XL 1.0.1 (all)", "outcome": "stemi"})
-    notebook["cells"].insert(1, v4.new_markdown_cell("[01](01_cohorts.ipynb), [06](06_results.ipynb)"))
+    links = "[01](01_cohorts.ipynb), [06](06_results.ipynb), [09](09_statistics.ipynb)"
+    notebook["cells"].insert(1, v4.new_markdown_cell(links))
+    plan["pages"]["09_statistics"] = {**plan["pages"]["01_cohorts"]}
     for page in ("05_finetuning_stemi", "06_results"):
         executed = _write(tmp_path / "executed" / "ptbxl-tiny", notebook, page)
         plan["pages"][f"ptbxl-tiny/{page}"] = {"executed": str(executed), "key": KEY}
@@ -257,7 +259,8 @@ def test_pages_of_kept_results_stand_in_the_same_book_under_their_name(tmp_path:
     page = executed / "ptbxl-tiny" / "05_finetuning_stemi.ipynb"
     texts = ["".join(cell["source"]) for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]]
     assert texts[0] == "# PTB-XL 1.0.1, STEMI: A page"
-    assert "01, [06](06_results.ipynb)" in texts, "of the pages in its own folder"
+    shown = "01, [06](06_results.ipynb), [09](../09_statistics.ipynb)"
+    assert shown in texts, "to the pages in its own folder, and to one that is of no data of its own"
     told = (tmp_path / "book" / "book" / "this_run.md").read_text(encoding="utf-8")
     assert "on PTB-XL 1.0.1 (all) ([results and claims](executed/ptbxl-tiny/06_results.ipynb)) were" in told
     toc = yaml.safe_load((tmp_path / "book" / "_toc.yml").read_text(encoding="utf-8"))
