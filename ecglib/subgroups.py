@@ -85,4 +85,4 @@ def _score(rows: pd.DataFrame, min_positives: int, settings: ScoreSettings) -> d
 
 
 def _not_estimable(reason: str) -> dict[str, object]:
-    return dict.fromkeys(("value", "low", "high"), np.nan) | {"estimable": False, "reason": reason}
+    return {"value": np.nan, "low": np.nan, "high": np.nan, "estimable": False, "reason": reason}
