@@ -220,9 +220,9 @@ def _with_most(answers: Mapping[str, Sequence[Answer]], fewest: Answer) -> str:
         + listed(f"{_lead(answer)} (over {model_name(answer.photographs.model)})" for answer in of)
         for kind, of in more.items()
     ]
-    once = any(answer.n_runs == 1 for answer in more.get("finetuned", ()))
     if not told:
         return ""
+    once = any(answer.n_runs == 1 for answer in more.get("finetuned", ()))
     return f"**With more labels** that lead is, {'; '.join(told)}." + (TRAINED_ONCE if once else "")
 
 

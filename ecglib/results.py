@@ -35,6 +35,8 @@ CELLS, MANIFEST, DISTANCES, README = "cells.json", "manifest.parquet", "distance
 WHO = ("record_id", "patient_id", "part", "y_true")
 # The most that a head's score moves: a share of itself, and of the range of its step's scores.
 ROUNDED_TO, ROUNDED_TO_RANGE = 2**-11, 2**-13
+# What made each cell, and its predictions; None where it was unstable.
+MadeCells = Mapping[Cell, tuple[Mapping[str, Any], pd.DataFrame | None]]
 RESTORE = "restore the folder from git, or move it away and make it anew with `ecglib grid --export`"
 _PTBXL = """\
 The ids, labels, ages, sexes, sites and devices in `manifest.parquet` and the labels beside the predictions
@@ -167,10 +169,10 @@ def write_results(
     head: Mapping[str, Any],
     manifest: pd.DataFrame,
     distances: pd.DataFrame,
-    cells: Mapping[Cell, tuple[Mapping[str, Any], pd.DataFrame | None]],
+    cells: MadeCells,
     attribution: str,
 ) -> None:
-    """Write a folder of results; `cells`: what made each, and its predictions, None where it was unstable.
+    """Write a folder of results.
 
     The same results give the same bytes. A kill leaves the old results or the new: tables wait beside their
     places until `cells.json` is replaced, and are read from there until they are moved. Files that are not of
@@ -274,10 +276,7 @@ def _wide(tables: Mapping[Cell, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _stage_tables(
-    folder: Path,
-    manifest: pd.DataFrame,
-    distances: pd.DataFrame,
-    cells: Mapping[Cell, tuple[Mapping[str, Any], pd.DataFrame | None]],
+    folder: Path, manifest: pd.DataFrame, distances: pd.DataFrame, cells: MadeCells
 ) -> dict[str, str]:
     """Write all tables beside their places; returns the SHA-256 of each by its name."""
     of_file: dict[str, dict[Cell, pd.DataFrame]] = {}
@@ -325,12 +324,7 @@ def _write(table: pd.DataFrame, path: Path) -> None:
         )  # fmt: skip
 
 
-def _write_cells(
-    folder: Path,
-    head: Mapping[str, Any],
-    files: Mapping[str, str],
-    cells: Mapping[Cell, tuple[Mapping[str, Any], pd.DataFrame | None]],
-) -> None:
+def _write_cells(folder: Path, head: Mapping[str, Any], files: Mapping[str, str], cells: MadeCells) -> None:
     """One line a cell; what many cells share stands once, under `makers`."""
     makers: list[dict[str, Any]] = []
     entries = []

@@ -48,8 +48,8 @@ PAPER_LABELS = {
     "hcm": "echo report: any mention",
     "stemi": "PTB-XL, rule not stated",
 }
-# The paper has no validation part: what it fine-tunes on is ours for training and validation.
-# Sets of the paper's Table 1: the parts that make each here, and its name among the claims.
+# Sets of the paper's Table 1: the parts that make each here, and its name among the claims. The paper has no
+# validation part: what it fine-tunes on is ours for training and validation.
 SETS = {
     "All": (("train", "validation", "test", "external"), "all"),
     "Fine-tuning": (("train", "validation"), "fine_tune"),
