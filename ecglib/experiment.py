@@ -332,7 +332,7 @@ def compare(cell: Cell, kept: KeptResults, made: pd.DataFrame | None) -> dict[st
     the AUROC on test, at the step best on validation, to SAME_AUROC. Where it is not estimable (NaN) scores
     decide there, too.
     """
-    here = same_machine(kept.cells[cell]["machine"], machine())
+    here = kept.cells[cell]["machine"] == machine()
     told = {"cell": str(cell), "machine": HERE if here else ELSEWHERE}
     theirs = kept.predictions(cell)
     if theirs is None or made is None:
@@ -360,10 +360,3 @@ def _auroc_or_nan(predictions: pd.DataFrame) -> float:
         return auroc_on_test(predictions)
     except EcglibError:
         return math.nan
-
-
-def same_machine(kept: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    """Whether a cell was kept on the machine that is here; older ones name no instructions ("AMD EPYC")."""
-    whole = here["processor"]
-    names = (whole, whole.rpartition(" (")[0])  # "AMD EPYC (AVX2)", "AMD EPYC"
-    return any(kept == {**here, "processor": name} for name in names)

@@ -701,20 +701,21 @@ def test_where_no_cell_is_fine_tuned_heads_are_drawn(made: Path) -> None:
     assert {cell.kind for cell in experiment.draw_cells(heads, 3, 0)} == {"head"}
 
 
-@pytest.mark.parametrize(
-    ("processor", "same"),
-    [
-        ("AMD EPYC (AVX2)", True),
-        ("AMD EPYC", True),  # before instructions were named
-        ("AMD EPYC (AVX512)", False),
-        ("AMD", False),
-        ("Intel(R) Xeon(R) Processor", False),
-    ],
-)
-def test_a_machine_is_known_again_by_its_processor(processor: str, same: bool) -> None:
+@pytest.mark.parametrize("other", [{"processor": "AMD EPYC"}, {"torch": "2.14.0"}, {"cores": 64}])
+def test_a_cell_of_a_machine_that_differs_in_anything_is_of_another(
+    other: dict[str, Any], made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = KeptResults.open(made)
+    cell, entry = next(iter(kept.cells.items()))
     here = {"processor": "AMD EPYC (AVX2)", "cores": 2, "torch": "2.14.1"}
-    assert experiment.same_machine({**here, "processor": processor}, here) == same
-    assert not experiment.same_machine({**here, "processor": processor, "torch": "2.14.0"}, here)
+    monkeypatch.setattr(experiment, "machine", lambda: here)
+
+    def whose(machine: dict[str, Any]) -> str:
+        made_on = replace(kept, cells={cell: {**entry, "machine": machine}})
+        return experiment.compare(cell, made_on, kept.predictions(cell))["machine"]
+
+    assert whose(dict(here)) == "this one"
+    assert whose({**here, **other}) == "another"
 
 
 def test_a_cell_that_comes_out_otherwise_is_told(made: Path) -> None:
