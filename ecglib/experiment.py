@@ -332,7 +332,7 @@ def compare(cell: Cell, kept: KeptResults, made: pd.DataFrame | None) -> dict[st
     the AUROC on test, at the step best on validation, to SAME_AUROC. Where it is not estimable (NaN) scores
     decide there, too.
     """
-    here = kept.cells[cell]["machine"] == machine()
+    here = same_machine(kept.cells[cell]["machine"], machine())
     told = {"cell": str(cell), "machine": HERE if here else ELSEWHERE}
     theirs = kept.predictions(cell)
     if theirs is None or made is None:
@@ -360,3 +360,8 @@ def _auroc_or_nan(predictions: pd.DataFrame) -> float:
         return auroc_on_test(predictions)
     except EcglibError:
         return math.nan
+
+
+def same_machine(kept: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether two entries of `machine` are alike in all that rounds numbers; Python's version does not."""
+    return {**kept, "python": here["python"]} == here

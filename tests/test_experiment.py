@@ -701,21 +701,28 @@ def test_where_no_cell_is_fine_tuned_heads_are_drawn(made: Path) -> None:
     assert {cell.kind for cell in experiment.draw_cells(heads, 3, 0)} == {"head"}
 
 
-@pytest.mark.parametrize("other", [{"processor": "AMD EPYC"}, {"torch": "2.14.0"}, {"cores": 64}])
-def test_a_cell_of_a_machine_that_differs_in_anything_is_of_another(
-    other: dict[str, Any], made: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ({}, True),
+        ({"python": "3.11.2"}, True),
+        ({"processor": "AMD EPYC"}, False),
+        ({"torch": "2.14.0"}, False),
+        ({"cores": 64}, False),
+        ({"device": "NVIDIA A100"}, False),
+    ],
+)
+def test_a_machine_is_another_if_anything_differs_but_pythons_version(
+    other: dict[str, Any], same: bool
 ) -> None:
-    kept = KeptResults.open(made)
-    cell, entry = next(iter(kept.cells.items()))
-    here = {"processor": "AMD EPYC (AVX2)", "cores": 2, "torch": "2.14.1"}
-    monkeypatch.setattr(experiment, "machine", lambda: here)
-
-    def whose(machine: dict[str, Any]) -> str:
-        made_on = replace(kept, cells={cell: {**entry, "machine": machine}})
-        return experiment.compare(cell, made_on, kept.predictions(cell))["machine"]
-
-    assert whose(dict(here)) == "this one"
-    assert whose({**here, **other}) == "another"
+    here = {
+        "processor": "AMD EPYC (AVX2)",
+        "cores": 2,
+        "device": "no GPU",
+        "python": "3.11.7",
+        "torch": "2.14.1",
+    }
+    assert experiment.same_machine({**here, **other}, here) == same
 
 
 def test_a_cell_that_comes_out_otherwise_is_told(made: Path) -> None:
